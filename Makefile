@@ -1,0 +1,48 @@
+# Everything happens in .venv; each target does the set-up it needs. `make` alone prints this help.
+.DEFAULT_GOAL := help
+.PHONY: help setup book test clean pins
+STAMP := .venv/.installed
+NNOPT := .venv/bin/nnopt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+help:  ## print this help
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+setup: $(STAMP)  ## make .venv with the locked dependencies and the package itself
+
+book: setup  ## execute the chapters that are stale and build book/_build/html/index.html
+	$(NNOPT) book
+
+test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval, book
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -m "not benchmark"
+	$(NNOPT) run --profile quick -p recompute true
+	$(NNOPT) check
+	$(NNOPT) book
+
+clean:  ## remove what was made, except .venv and the computed rows in build/store
+	find build -mindepth 1 -maxdepth 1 ! -name store -exec rm -rf {} + 2>/dev/null || true
+	rm -rf book/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+pins: setup  ## author: write constraints.txt anew from what is installed, after a deliberate upgrade
+	@head -n 1 constraints.txt > constraints.new
+	@.venv/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> constraints.new
+	@mv constraints.new constraints.txt
+
+# Only when what is to be installed changed. Python 3.11 first: the constraints were tested on it.
+$(STAMP): pyproject.toml constraints.txt
+	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	  for python in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
+	    if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	      2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "No Python 3.11, 3.12 or 3.13 with venv was found on PATH; install one, or name it: make setup PYTHON=/path/to/python" >&2; \
+	    exit 1; \
+	  fi; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)

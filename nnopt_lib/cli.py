@@ -1,0 +1,292 @@
+"""The command `nnopt`: run, check, build the course; a failure is one line and a status other than 0."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+results = typer.Typer(rich_markup_mode=None, help="Look after stored and published rows.")
+app.add_typer(results, name="results")
+
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NN]...", help="chapters; all where none is named")
+]
+Profile = Annotated[str, typer.Option(help="quick (seconds, few seeds) or published (what the book shows)")]
+Jobs = Annotated[int, typer.Option(help="chapters at once; they share the cores")]
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="show the trace of a failure")] = False,
+) -> None:
+    """Run, check and build the course on smaller and better shaped neural networks.
+
+    \b
+    nnopt list                       what there is, and what is stale
+    nnopt run 01 --profile quick     execute a chapter in seconds
+    nnopt book                       execute what is stale, build the book
+    nnopt COMMAND --help             the options of a command, with examples
+    """
+
+
+@app.command("list")
+def list_chapters(profile: Profile = "published") -> None:
+    """Print the chapters: number, state, last duration, title.
+
+    \b
+    nnopt list
+    nnopt list --profile quick
+    """
+    from nnopt_lib.chapters import PROFILES, chapter_state, find_chapters
+
+    check_choice("profile", profile, PROFILES)
+    for chapter in find_chapters():
+        state = chapter_state(chapter, profile)
+        seconds = "" if state.duration_seconds is None else f"{state.duration_seconds:.1f} s"
+        typer.echo(f"{chapter.name:24} {state.word:10} {seconds:>9}  {chapter.title}")
+
+
+@app.command()
+def run(
+    chapters: Names = None,
+    profile: Profile = "published",
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="set a parameter; may be repeated")
+    ] = None,
+    jobs: Jobs = 1,
+    save: Annotated[
+        bool, typer.Option("--save", help="author: replace the committed notebook and rows")
+    ] = False,
+) -> None:
+    """Execute chapters that are not fresh; outputs go to build/notebooks/PROFILE.
+
+    \b
+    nnopt run                            all chapters, as published
+    nnopt run 01 02 --profile quick --jobs 2
+    nnopt run 02 -p device cpu -p recompute true
+    nnopt run 01 --save
+    """
+    from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.running import run_chapters
+
+    given = dict(_name_and_value(text) for text in parameter or [])
+    profile = given.pop("profile", profile)
+    check_int("--jobs", jobs, at_least=1)
+    outcomes = run_chapters(find_chapters(chapters or []), profile, given, jobs=jobs, save=save)
+    for name, outcome in outcomes.items():
+        typer.echo(f"{name:24} {outcome}")
+
+
+@app.command()
+def check(chapters: Names = None, jobs: Jobs = 1) -> None:
+    """Check chapters: source and notebook agree, the template is kept, nbval gets the stored outputs again.
+
+    \b
+    nnopt check
+    nnopt check 01
+    """
+    import joblib
+
+    from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.validation import check_chapter
+
+    check_int("--jobs", jobs, at_least=1)
+    found = find_chapters(chapters or [])
+    checks = joblib.Parallel(n_jobs=min(jobs, len(found)))(
+        joblib.delayed(check_chapter)(one) for one in found
+    )
+    for chapter, problems in zip(found, checks, strict=True):
+        typer.echo(f"{chapter.name:24} {'has problems' if problems else 'ok'}")
+    lines = [
+        f"{one.name}: {problem}" for one, problems in zip(found, checks, strict=True) for problem in problems
+    ]
+    if lines:
+        raise NnoptError("\n".join(lines))
+
+
+@app.command()
+def book(
+    profile: Profile = "published",
+    jobs: Jobs = 1,
+    force: Annotated[bool, typer.Option("--force", help="build the pages even if nothing changed")] = False,
+) -> None:
+    """Execute the chapters that are not fresh, then build the book around them.
+
+    \b
+    nnopt book
+    nnopt book --profile quick --jobs 2
+    """
+    from nnopt_lib.book import build_book
+    from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.running import run_chapters
+
+    check_int("--jobs", jobs, at_least=1)
+    chapters = find_chapters()
+    for name, outcome in run_chapters(chapters, profile, jobs=jobs).items():
+        typer.echo(f"{name:24} {outcome}")
+    notebooks = {chapter.name: chapter.executed(profile) for chapter in chapters}
+    typer.echo(f"The book is {build_book(notebooks=notebooks, force=force)}")
+
+
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME|NN]...", help="figures or chapters")
+    ] = None,
+    style: Annotated[str, typer.Option(help="screen or paper")] = "screen",
+    width_inches: Annotated[float | None, typer.Option(help="column width")] = None,
+    formats: Annotated[str, typer.Option(help="any of svg,pdf,png")] = "svg,pdf,png",
+    out: Annotated[Path | None, typer.Option(help="folder; build/figures by default")] = None,
+    only_list: Annotated[bool, typer.Option("--list", help="print the names and stop")] = False,
+) -> None:
+    """Draw figures again from the rows stored with them: one, a chapter's, or all.
+
+    \b
+    nnopt figures --list
+    nnopt figures 01-held-out --style paper --width-inches 3.3 --out figures
+    nnopt figures 02 --formats pdf
+    """
+    from nnopt_lib.checks import nearest
+    from nnopt_lib.figures import list_figures, redraw
+
+    known = list(list_figures())
+    for name in names or []:
+        if not _matching(name, known):
+            refuse(
+                f"there is no figure {name!r}",
+                None,
+                nearest(name, known) if known else "Run its chapter first.",
+            )
+    if width_inches is not None:
+        check_number("--width-inches", width_inches, above=0)
+    for name in [one for one in known if not names or any(_matching(text, [one]) for text in names)]:
+        if not only_list:
+            redraw(name, style=style, width_inches=width_inches, formats=tuple(formats.split(",")), out=out)
+        typer.echo(name)
+
+
+def _matching(text: str, known: Sequence[str]) -> list[str]:
+    """Figures called `text`, or those of the chapter with that number."""
+    number = f"{text.zfill(2)}-" if text.isdigit() else None
+    return [name for name in known if name == text or (number and name.startswith(number))]
+
+
+@results.command("list")
+def list_results() -> None:
+    """Print the experiments, with the number of their records in the store and published."""
+    from nnopt_lib.store import count_records
+
+    for experiment, (stored, published) in count_records().items():
+        typer.echo(f"{experiment:32} {stored:6} stored {published:6} published")
+
+
+@results.command()
+def verify(
+    chapters: Names = None,
+    tolerance: Annotated[float, typer.Option(help="allowed difference, relative or absolute")] = 0.01,
+) -> None:
+    """Recompute the quick profile and compare with the published rows of the same runs, except times.
+
+    \b
+    nnopt results verify
+    nnopt results verify 01 --tolerance 0.001
+    """
+    from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.running import verify_chapter
+
+    check_number("--tolerance", tolerance, at_least=0)
+    for chapter in find_chapters(chapters or []):
+        typer.echo(
+            f"{chapter.name:24} {verify_chapter(chapter, tolerance)} runs equal to within {tolerance:g}"
+        )
+
+
+@results.command()
+def prune(
+    older_than_days: Annotated[
+        float | None, typer.Option(help="also remove all records older than this")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what would be removed")] = False,
+) -> None:
+    """Remove from the local store what is published too, set aside as damaged, or left by killed runs.
+
+    \b
+    nnopt results prune --dry-run
+    nnopt results prune --older-than-days 30
+    """
+    from nnopt_lib import store
+
+    if older_than_days is not None:
+        check_number("--older-than-days", older_than_days, at_least=0)
+    removed = store.prune(older_than_days, dry_run)
+    for path in removed:
+        typer.echo(path)
+    typer.echo(f"{len(removed)} files {'would be ' if dry_run else ''}removed")
+
+
+@app.command()
+def env() -> None:
+    """Print versions, hardware and data, and what was not found."""
+    from nnopt_lib.environment import describe_environment
+
+    for name, words in describe_environment().items():
+        typer.echo(f"{name:16} {words}")
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        refuse("a parameter must be given as -p NAME VALUE", f"-p {text}")
+    return name, value
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write ``-p name value`` as ``-p name=value``: typer has no repeated option of two words."""
+    words, joined = list(arguments), []
+    while words:
+        word = words.pop(0)
+        joined.append(word)
+        if word == "-p" and words and "=" not in words[0]:
+            joined.append("=".join([words.pop(0), *words[:1]]))
+            del words[:1]
+    return joined
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status and prints a failure as one line on stderr."""
+    words = _joined(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        return int(app(words or ["--help"], prog_name="nnopt", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        typer.echo("nnopt: interrupted; finished rows are kept", err=True)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        for line in _sentence(error).splitlines():
+            typer.echo(f"nnopt: {line}", err=True)
+        return getattr(error, "exit_code", 1)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, NnoptError):
+        return str(error)
+    if hasattr(error, "format_message"):  # typer's own: an unknown command or option
+        message = str(error.format_message()).rstrip(".")
+        return f"{message}{'' if message.endswith('?') else '.'} See nnopt --help."
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unexpected {what}. Run it again with --debug for the trace."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

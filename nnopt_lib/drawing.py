@@ -1,0 +1,252 @@
+"""How figures look: the styles, and one drawing function per kind of figure, each from rows alone."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nnopt_lib.checks import check_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+# Okabe & Ito's palette, told apart with every common color blindness; black and orange lead, yellow is left
+# out since it fades on white. Markers and line styles repeat the distinction for gray prints.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+INK, QUIET = "#1a1a1a", "#767676"
+
+STYLES: dict[str, dict[str, Any]] = {
+    "screen": {"width": 7.0, "text": 11.0, "line": 1.8, "marker": 6.0},
+    "paper": {"width": 3.25, "text": 8.0, "line": 1.1, "marker": 3.8},  # one column of a two-column page
+}
+FORMATS = ("svg", "pdf", "png")
+GOLDEN = (1 + math.sqrt(5)) / 2
+
+
+# ---------------------------------------------------------------- kinds
+
+
+def _intervals(
+    axes: Axes,
+    rows: Rows,
+    *,
+    x_label: str,
+    mark: str | None = None,
+    mark_label: str = "",
+    band: str | None = None,
+    label: str = "label",
+) -> None:
+    """A dot with its 95 % interval per row, labels on the left; `mark` and `band` name fields.
+
+    Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`.
+    """
+    for place, row in enumerate(rows):
+        if mark and row.get(mark) is not None:
+            if band and row.get(band):
+                axes.plot(
+                    [row[mark] - row[band], row[mark] + row[band]],
+                    [place, place],
+                    color=COLORS[1],
+                    linewidth=4 * _line_width(),
+                    alpha=0.3,
+                    solid_capstyle="butt",
+                )
+            axes.plot(row[mark], place, "D", color=COLORS[1], markerfacecolor="white", label=mark_label)
+        axes.plot([row["low"], row["high"]], [place, place], color=COLORS[0], solid_capstyle="round")
+        axes.plot(row["mean"], place, "o", color=COLORS[0], label="mean, 95 % interval")
+    axes.set_yticks(range(len(rows)), [str(row[label]) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_xlabel(x_label)
+    if mark:
+        _legend_above(axes)
+
+
+def _curves(
+    axes: Axes,
+    rows: Rows,
+    *,
+    x: str,
+    y: str,
+    x_label: str,
+    y_label: str,
+    series: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    x_log: bool = False,
+    y_log: bool = False,
+    steps: bool = False,
+    markers: bool = True,
+    y_from_zero: bool = False,
+) -> None:
+    """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high."""
+    names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
+    ends = []
+    for index, name in enumerate(names):
+        own = sorted((row for row in rows if series is None or row[series] == name), key=lambda row: row[x])
+        xs, ys = [row[x] for row in own], [row[y] for row in own]
+        color = COLORS[index % len(COLORS)]
+        options: dict[str, Any] = {"color": color, "linestyle": LINES[index % len(LINES)]}
+        if markers:
+            options |= {"marker": MARKERS[index % len(MARKERS)]}
+        axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
+        if low and high:
+            lows, highs = ([row[bound] for row in own] for bound in (low, high))
+            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+        ends.append((ys[-1], xs[-1], name, color))
+    if x_log:
+        axes.set_xscale("log")
+    if y_log:
+        axes.set_yscale("log")
+    if y_from_zero:
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(axis="y")
+    if series:
+        _name_ends(axes, ends)
+
+
+def _roofline(axes: Axes, rows: Rows) -> None:
+    """Attainable rate against operational intensity; rows of kind "roof" and "point".
+
+    A roof row has `flops_per_second` and `bytes_per_second` (the measured peaks); a point row has `label`,
+    `intensity` (operations per byte) and `flops_per_second` (reached).
+    """
+    roof = next(row for row in rows if row["kind"] == "roof")
+    points = [row for row in rows if row["kind"] == "point"]
+    peak, bandwidth = roof["flops_per_second"] / 1e9, roof["bytes_per_second"] / 1e9
+    ridge = peak / bandwidth
+    left = min([row["intensity"] for row in points] + [ridge]) / 3
+    right = max([row["intensity"] for row in points] + [ridge]) * 6
+    axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color=INK)
+    axes.axvline(ridge, color=QUIET, linestyle=":", linewidth=0.6 * _line_width())
+    for index, row in enumerate(points):
+        marker, color = MARKERS[index % len(MARKERS)], COLORS[index % len(COLORS)]
+        axes.plot(row["intensity"], row["flops_per_second"] / 1e9, marker, color=color, label=row["label"])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    lowest = min([row["flops_per_second"] / 1e9 for row in points] + [left * bandwidth])
+    axes.set_xlim(left, right)
+    axes.set_ylim(lowest / 2, peak * 3)
+    axes.set_xlabel("operational intensity (floating-point operations per byte)")
+    axes.set_ylabel("GFLOP/s")
+    axes.grid()
+    axes.legend(loc="lower right")
+
+
+KINDS: dict[str, Callable[..., None]] = {"intervals": _intervals, "curves": _curves, "roofline": _roofline}
+
+
+def _line_width() -> float:
+    """The width of lines in the style that is being drawn, in points."""
+    from matplotlib import rcParams
+
+    return float(rcParams["lines.linewidth"])
+
+
+def _legend_above(axes: Axes) -> None:
+    """One entry per distinct label, above the axes where no data can be hidden."""
+    from matplotlib import rcParams
+
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    columns = len(unique) if rcParams["font.size"] > 9 else 1  # a paper's column has no room side by side
+    place: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (0, 1.0),
+        "borderaxespad": 0.2,
+        "ncols": columns,
+    }
+    axes.legend(handles=list(unique.values()), labels=list(unique), **place)
+
+
+def _name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
+    """Write each line's name beside its last point, moved apart where two would overlap."""
+    from matplotlib import rcParams
+
+    axes.figure.canvas.draw()
+    text = rcParams["font.size"] * 1.25 / 72 * axes.figure.dpi  # height of a line of text, in pixels
+    to_pixels = axes.transData.transform
+    heights: list[float] = []
+    for y, x, name, color in sorted(ends, key=lambda end: end[0]):
+        pixel = float(to_pixels((x, y))[1])
+        heights.append(max(pixel, heights[-1] + text) if heights else pixel)
+        offset = (heights[-1] - pixel) * 72 / axes.figure.dpi
+        axes.annotate(
+            str(name),
+            (x, y),
+            xytext=(6, offset),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            annotation_clip=False,
+        )
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> Figure:
+    """A matplotlib figure of `figure` (its kind, options and rows) in one of `STYLES`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure as Canvas
+
+    look = STYLES[style]
+    width = check_number("width_inches", width_inches or look["width"], above=0)
+    rows = figure["rows"]
+    height = width / GOLDEN
+    if figure["kind"] == "intervals":
+        height = (1.1 + 0.42 * len(rows)) * look["text"] / 11
+    with rc_context(_settings(look)):
+        drawn = Canvas((width, height), layout="constrained")
+        KINDS[figure["kind"]](drawn.subplots(), rows, **figure["options"])
+    return drawn
+
+
+def _settings(look: Mapping[str, Any]) -> Any:
+    text = look["text"]
+    return {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+        "font.size": text,
+        "axes.labelsize": text,
+        "xtick.labelsize": text * 0.9,
+        "ytick.labelsize": text * 0.95,
+        "legend.fontsize": text * 0.9,
+        "legend.frameon": False,
+        "lines.linewidth": look["line"],
+        "lines.markersize": look["marker"],
+        "axes.linewidth": look["line"] * 0.45,
+        "axes.edgecolor": QUIET,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#dddddd",
+        "grid.linewidth": look["line"] * 0.4,
+        "axes.axisbelow": True,
+        "pdf.fonttype": 42,  # fonts embedded as TrueType: text stays text
+        "svg.fonttype": "path",  # outlines: the same on machines without the font
+        "svg.hashsalt": "nnopt",  # element names that do not change from run to run
+    }
+
+
+def render(figure: Mapping[str, Any], style: str, width_inches: float | None, form: str) -> bytes:
+    """The bytes of one file. Equal rows give equal bytes: dates are left out."""
+    from matplotlib import rc_context
+
+    drawn, buffer = draw(figure, style, width_inches), io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
+    with rc_context(_settings(STYLES[style])):
+        drawn.savefig(buffer, format=form, dpi=200, metadata=undated)
+    return buffer.getvalue()

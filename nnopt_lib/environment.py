@@ -1,0 +1,50 @@
+"""What this machine has for the course, in words: versions, hardware, data, and what was not found."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from nnopt_lib.experiment import project_root, provenance
+
+TOOLS = ("jupyterlab", "papermill", "nbval", "jupyter-book")
+
+
+def describe_environment() -> dict[str, str]:
+    """Names and what was found, in the order in which `nnopt env` prints them."""
+    origin = provenance()
+    hardware = origin["hardware"]
+    versions = {**origin["versions"], **{tool: importlib.metadata.version(tool) for tool in TOOLS}}
+    memory = f"{hardware['memory_bytes'] / 1e9:.0f} GB"
+    return {
+        **{name: version or "not found" for name, version in versions.items()},
+        "processor": f"{hardware['cpu']}, {hardware['cores']} cores, {memory}",
+        "accelerator": _accelerator() or "not found; everything runs on the processor",
+        "project": str(project_root()),
+        "commit": origin["commit"] or "not found",
+        "MNIST": _mnist() or "not found; downloaded on first use, or name its folder by NNOPT_DATA",
+    }
+
+
+def _accelerator() -> str | None:
+    if shutil.which("nvidia-smi") is None and sys.platform != "darwin":
+        return None  # spares the seconds of importing torch
+    import torch
+
+    if torch.cuda.is_available():
+        return f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
+    return "Apple MPS" if torch.backends.mps.is_available() else None
+
+
+def _mnist() -> str | None:
+    import pooch
+
+    named = os.environ.get("NNOPT_DATA")
+    folders = [Path(named), Path(named) / "mnist"] if named else []
+    for folder in (*folders, Path(pooch.os_cache("nnopt"))):
+        if any(folder.glob("*-idx3-ubyte*")):
+            return str(folder)
+    return None

@@ -1,0 +1,118 @@
+"""Execute one notebook in a fresh kernel of this very interpreter; the result is whole or there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.store import project_root, writing
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "name": "python",
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "pygments_lexer": "ipython3",
+}
+
+
+def kernel_environment() -> dict[str, str]:
+    """What kernels get besides the caller's environment: the project's root, and quiet on stderr.
+
+    No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
+    """
+    return {"NNOPT_HOME": str(project_root()), "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def execute(
+    name: str, notebook: Any, parameters: Mapping[str, Any], output: Path, environment: Mapping[str, str]
+) -> str:
+    """Execute `notebook` in ``chapters/`` with papermill; returns the executed notebook as text, tidied.
+
+    While it runs, and after a failure, what there is stands beside `output` as ``<name>.unfinished.ipynb``;
+    `output` itself is not touched. A failing cell and a dead kernel are refused in one sentence.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # a dead kernel is told by our own sentence
+    unfinished = output.with_suffix(".unfinished.ipynb")
+    bar = sys.stderr.isatty() and os.environ.get("NNOPT_PROGRESS") != "0"
+    try:
+        with writing(unfinished):
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            executed = papermill.execute_notebook(
+                notebook,
+                unfinished,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=project_root() / "chapters",
+                progress_bar={"desc": name} if bar else False,
+                kernel_manager_class=_this_interpreter({**kernel_environment(), **environment}),
+                iopub_timeout=60,
+            )
+    except PapermillExecutionError as error:
+        what = (f"{error.ename}: {error.evalue}".splitlines() or [error.ename])[0]
+        _fail(name, f"failed in code cell {error.exec_count}: {what}", unfinished)
+    except DeadKernelError:
+        cell = _last_started(unfinished)
+        _fail(name, f"failed in code cell {cell}: the kernel died (killed, or out of memory)", unfinished)
+    except RuntimeError as error:  # the kernel never answered
+        _fail(name, f"could not start its kernel: {' '.join(str(error).split())}", unfinished)
+    unfinished.unlink()
+    return str(nbformat.writes(tidy(executed))) + "\n"
+
+
+def _fail(name: str, what: str, unfinished: Path) -> NoReturn:
+    raise NnoptError(f"chapter {name} {what}. What was done until then is in {unfinished}.")
+
+
+def _this_interpreter(environment: Mapping[str, str]) -> Any:
+    """A kernel manager that starts `sys.executable`, whatever kernels are installed on the machine."""
+    import zmq
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    spec = KernelSpec(**{**get_kernel_dict(), "env": dict(environment)})
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        @default("transport_encryption")
+        def _encrypt(self) -> str:  # else the kernel warns of plain text on every start
+            return "auto" if zmq.has("curve") else "disabled"
+
+    return ThisInterpreter
+
+
+def _last_started(unfinished: Path) -> int:
+    """The number of the last code cell begun; papermill calls all cells completed when a kernel dies."""
+    import nbformat
+
+    cells = nbformat.read(unfinished, as_version=4).cells
+    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return sum(cell.cell_type == "code" for cell in begun)
+
+
+def tidy(notebook: Any) -> Any:
+    """Strip, in place, what changes from run to run: timings, papermill's marks, the kernel's version."""
+    kind = type(notebook.metadata)
+    notebook.metadata = kind(kernelspec=kind(KERNELSPEC), language_info=kind(LANGUAGE))
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    return notebook

@@ -1,0 +1,296 @@
+"""A result is data: frozen settings in, rows out, stored under the hash of the settings."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.store import (
+    FORMAT,
+    plain,
+    project_root,
+    read_published,
+    read_record,
+    run_id,
+    store_folder,
+    write_atomically,
+    write_record,
+    writing,
+)
+
+__all__ = ["project_root", "provenance", "run_experiment", "run_id", "write_atomically"]
+
+PACKAGES = ("numpy", "nnopt", "torch", "tensorflow", "keras")
+
+
+Task = tuple[dict[str, Any], Any]  # the record without its rows, and the setting to compute it from
+
+
+def run_experiment(
+    experiment: str,
+    settings: Sequence[Any],
+    compute: Callable[[Any], dict[str, Any] | list[dict[str, Any]]],
+    *,
+    data: Any = (),
+    results_version: int = 1,
+    jobs: int | None = None,
+    recompute: bool = False,
+    store: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Rows for every setting: looked up in the store, then in the published rows, else computed.
+
+    - experiment: its name, beginning with the chapter: ``"01-held-out"``.
+    - settings: frozen dataclasses, all different; every field counts for the run id.
+    - compute: function from one setting to its row (a dictionary) or rows; must not depend on anything else.
+    - data: the `Data` that was used, or several; anything with a `fingerprint`.
+    - results_version: raise it when `compute` changes what its numbers mean.
+    - jobs: processes; None leaves it to NNOPT_JOBS or to ``joblib.parallel_config(...)``, so to a cluster.
+    - recompute: compute all again and replace what is stored.
+    - store: folder of the records, ``build/store`` by default.
+
+    Returns new dictionaries in the order of `settings`: the settings' fields, the row's own fields, `run_id`.
+    Each record is written the moment it is finished, so a killed run goes on where it stopped, and two runs
+    at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON.
+
+    >>> settings = [Settings(seed=seed) for seed in range(10)]
+    >>> rows = run_experiment("01-held-out", settings, train_once, data=digits)
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", experiment):
+        refuse("the experiment's name must be made of letters, digits, - and _", repr(experiment))
+    check_int("results_version", results_version, at_least=1)
+    folder = Path(store or store_folder()) / experiment
+    runs = _plan(experiment, settings, _fingerprint(data), results_version)
+    records: dict[str, dict[str, Any]] = {}
+    if not recompute:
+        published = read_published(experiment)
+        for identity in runs:
+            record = read_record(folder / f"{identity}.json") or published.get(identity)
+            if record is not None:
+                records[identity] = record
+    tasks = {folder / f"{identity}.json": run for identity, run in runs.items() if identity not in records}
+    for record in _compute_all(tasks, compute, jobs, recompute):
+        records[record["run_id"]] = record
+    _note_use(experiment, list(runs))
+    return [
+        {**records[identity]["settings"], **row, "run_id": identity}
+        for identity in runs
+        for row in records[identity]["rows"]
+    ]
+
+
+def _plan(
+    experiment: str, settings: Sequence[Any], fingerprint: str, results_version: int
+) -> dict[str, Task]:
+    runs: dict[str, Task] = {}
+    for setting in settings:
+        fields = _fields(setting, experiment)
+        identity = run_id(experiment, fields, fingerprint, results_version)
+        if identity in runs:
+            refuse(f"settings of {experiment} must differ from each other", f"{fields} twice")
+        base = {"format": FORMAT, "experiment": experiment, "run_id": identity, "settings": fields}
+        runs[identity] = ({**base, "data": fingerprint, "results_version": results_version}, setting)
+    return runs
+
+
+def _fingerprint(data: Any) -> str:
+    several = data if isinstance(data, (list, tuple)) else (data,)
+    return "+".join(str(item.fingerprint) for item in several)
+
+
+def _fields(setting: Any, experiment: str) -> dict[str, Any]:
+    frozen = dataclasses.is_dataclass(setting) and not isinstance(setting, type)
+    if not frozen or not setting.__dataclass_params__.frozen:
+        remedy = "Write @dataclass(frozen=True) above the class."
+        refuse(f"settings of {experiment} must be frozen dataclasses", type(setting).__name__, remedy)
+    fields = dataclasses.asdict(setting)
+    return {
+        name: plain(value, f"field {name!r} of the settings of {experiment}")
+        for name, value in fields.items()
+    }
+
+
+def _compute_all(
+    tasks: Mapping[Path, Task], compute: Callable[[Any], Any], jobs: int | None, recompute: bool
+) -> Iterator[dict[str, Any]]:
+    """Finished records as they come; every one is on disk before it is yielded."""
+    if not tasks:
+        return
+    import joblib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it warns inside a notebook when there is no ipywidgets: text will do
+        from tqdm.auto import tqdm
+
+    jobs = _jobs(jobs)
+    calls = (
+        joblib.delayed(_compute_one)(path, *tasks[path], compute, recompute) for path in _free_first(tasks)
+    )
+    finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+    quiet = os.environ.get("NNOPT_PROGRESS") == "0"
+    name = next(iter(tasks)).parent.name
+    for path, record in tqdm(finished, desc=name, total=len(tasks), disable=quiet, leave=False):
+        if not path.exists():  # a cluster's node without our disk computed it
+            write_record(path, record)
+        yield record
+
+
+def _jobs(jobs: int | None) -> int | None:
+    named = os.environ.get("NNOPT_JOBS")
+    if jobs is None and named:
+        if not re.fullmatch(r"-?[1-9]\d*", named):
+            refuse("NNOPT_JOBS must be a whole number other than 0", repr(named))
+        return int(named)
+    return jobs
+
+
+def _free_first(tasks: Mapping[Path, Task]) -> Iterator[Path]:
+    """Records nobody is computing, then the others; asked at the last moment, so two runs share the work."""
+    taken = []
+    for path in tasks:
+        lock = _lock(path, timeout=0)
+        if lock is None:
+            taken.append(path)
+        else:
+            with lock:  # let go again: the worker takes it
+                pass
+            yield path
+    yield from taken
+
+
+def _lock(path: Path, timeout: float = -1) -> Any:
+    """An exclusive lock on one record, None after `timeout`; the system frees it when its process dies."""
+    import filelock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout):  # an OSError too, but not the disk's
+            return filelock.FileLock(path.with_suffix(".lock"), timeout=timeout).acquire()
+    return None
+
+
+def _compute_one(
+    path: Path, base: dict[str, Any], setting: Any, compute: Callable[[Any], Any], recompute: bool
+) -> tuple[Path, dict[str, Any]]:
+    with _lock(path):
+        record = None if recompute else read_record(path)  # another run may have finished it meanwhile
+        if record is None:
+            started = time.perf_counter()
+            try:
+                rows = compute(setting)
+            except Exception as error:
+                error.add_note(f"while computing {base['experiment']} with {base['settings']}")
+                raise
+            origin = provenance()
+            origin["duration_seconds"] = round(time.perf_counter() - started, 3)
+            origin["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            record = {**base, "rows": _rows(rows, base), "provenance": origin}
+            write_record(path, record)
+    return path, json.loads(json.dumps(record))  # the same types whether computed now or read later
+
+
+def _rows(rows: Any, base: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = [rows] if isinstance(rows, dict) else rows
+    what = f"what compute returns for {base['experiment']}"
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        refuse(
+            f"{what} must be a dictionary or a list of dictionaries", f"a value of type {type(rows).__name__}"
+        )
+    taken = sorted({"run_id", *base["settings"]} & {name for row in rows for name in row})
+    if taken:
+        refuse(f"{what} must not repeat the settings' fields or run_id", ", ".join(taken))
+    return list(plain(rows, what))
+
+
+def _note_use(experiment: str, run_ids: list[str]) -> None:
+    """Tell `nnopt run`, which names a file in NNOPT_USED, what a chapter used: this is what it publishes."""
+    note = os.environ.get("NNOPT_USED")
+    if note:
+        with writing(Path(note)), open(note, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"experiment": experiment, "run_ids": run_ids}) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Where a result comes from: versions, hardware and commit of this process.
+
+    Returns a new dictionary ``{"versions": {...}, "hardware": {...}, "commit": ...}``; a package that is not
+    installed has version None; the commit is None outside git, and ends in ``+changes`` after edits.
+    No framework is imported. Example: ``provenance()["versions"]["torch"]``.
+    """
+    origin = copy.deepcopy(_fixed_provenance())
+    origin["hardware"]["accelerator"] = _accelerator()
+    return origin
+
+
+@functools.cache
+def _fixed_provenance() -> dict[str, Any]:
+    """What cannot change while a process lives; the commit is that of the code it loaded."""
+    import psutil
+
+    hardware = {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+    versions = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    return {"versions": versions, "hardware": hardware, "commit": _commit()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _accelerator() -> str | None:
+    """The name of the graphics card, if a framework that is already loaded reports one."""
+    torch, tensorflow = sys.modules.get("torch"), sys.modules.get("tensorflow")
+    if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    if torch is not None and hasattr(torch, "backends") and torch.backends.mps.is_available():
+        return "Apple MPS"
+    if tensorflow is not None and hasattr(tensorflow, "config"):
+        devices = tensorflow.config.list_physical_devices("GPU")
+        return str(devices[0].name) if devices else None
+    return None
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(project_root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,315 @@
+"""The Keras adapter: functional models from descriptions, weights in canonical layout, training, inference.
+
+The only module that imports Keras and TensorFlow. Keras keeps channels last and kernels (*spatial, in, out):
+inputs and kernels are transposed here, both ways, so that everything outside sees the canonical layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.measure import accuracy_and_loss
+from nnopt_lib.operations import spatial
+from nnopt_lib.spec import INPUT, NetSpec, Node
+from nnopt_lib.training import EarlyStopping, History, Training
+
+if TYPE_CHECKING:
+    from nnopt_lib.data import Data
+
+
+@contextlib.contextmanager
+def _without_banner() -> Iterator[None]:
+    """Keep file descriptor 2 silent inside: TensorFlow writes there while it loads, whatever is set.
+
+    Notebooks would store its process numbers and times. Errors are exceptions and still come through.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _without_banner():
+    import keras
+    import tensorflow as tf
+
+layers = keras.layers
+
+if keras.backend.backend() != "tensorflow":
+    refuse(
+        "Keras must run on TensorFlow here",
+        keras.backend.backend(),
+        "Set KERAS_BACKEND=tensorflow and restart.",
+    )
+
+
+def seed(value: int) -> None:
+    """Seed Keras and TensorFlow (Python's and NumPy's generators too, by Keras's own doing)."""
+    keras.utils.set_random_seed(value)
+
+
+def _device(device: str | None) -> Any:
+    """A TensorFlow device scope; ``"auto"`` and None leave the choice to TensorFlow."""
+    name = check_choice("device", device or "auto", ("auto", "cpu", "cuda", "mps"))
+    if name in ("cuda", "mps") and not tf.config.list_physical_devices("GPU"):
+        refuse(f"device {name!r} was not found by TensorFlow", None, "Pass device='auto' or 'cpu'.")
+    return tf.device({"auto": None, "cpu": "CPU:0"}.get(name, "GPU:0"))
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(batch, channels, *spatial) as Keras reads it; (batch, features) stays as it is."""
+    return np.moveaxis(x, 1, -1) if x.ndim > 2 and keras.config.image_data_format() == "channels_last" else x
+
+
+# ---------------------------------------------------------------- building
+
+
+def build(spec: NetSpec, weights: dict[str, np.ndarray]) -> keras.Model:
+    """A functional model of `spec`, reading channels last, with these weights (canonical layout)."""
+    if keras.config.image_data_format() != "channels_last":
+        refuse("Keras must be set to channels_last to build a network here", "channels_first")
+    channels, *space = spec.input_shape
+    inputs = keras.Input((*space, channels), name=INPUT)
+    values = {INPUT: inputs}
+    for node in spec.nodes:
+        sources = [values[name] for name in node.inputs]
+        values[node.name] = _layer(node, sources)
+    model = keras.Model(inputs, values[spec.output])
+    set_weights(model, weights)
+    return model
+
+
+def _layer(node: Node, sources: list[Any]) -> Any:
+    """The node's output; every layer with parameters carries the node's name."""
+    o, x = node.options, sources[0]
+    rank = len(x.shape) - 2
+    match node.op:
+        case "dense":
+            return layers.Dense(o["units"], use_bias=o["bias"], name=node.name)(x)
+        case "conv1d" | "conv2d":
+            kind = layers.Conv1D if rank == 1 else layers.Conv2D
+            kernel, stride = spatial(o["kernel"], rank), spatial(o["stride"], rank)
+            options = {"groups": o["groups"], "use_bias": o["bias"], "name": node.name}
+            return kind(o["filters"], kernel, stride, **options)(_zero_padded(node, x, rank))
+        case "batch_norm":
+            return layers.BatchNormalization(momentum=1 - o["momentum"], epsilon=o["eps"], name=node.name)(x)
+        case "activation":
+            return layers.Activation(o["kind"], name=node.name)(x)
+        case "max_pool" | "avg_pool":
+            return _pool(node, x, rank)
+        case "global_pool":
+            kinds = {
+                "avg": (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D),
+                "max": (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D),
+            }
+            return kinds[o["kind"]][rank - 1](name=node.name)(x)
+        case "flatten":
+            # Channels go first again, so that the next kernel's inputs stand in canonical order.
+            x = layers.Permute((rank + 1, *range(1, rank + 1)))(x) if rank else x
+            return layers.Flatten(name=node.name)(x)
+        case "add":
+            return layers.Add(name=node.name)(sources)
+        case "concat":
+            return layers.Concatenate(name=node.name)(sources)
+    # multiply: gates (batch, channels) become (batch, 1, ..., channels)
+    most = max(len(source.shape) for source in sources)
+    spread = [
+        s if len(s.shape) == most else layers.Reshape((*(1,) * (most - 2), s.shape[-1]))(s) for s in sources
+    ]
+    return layers.Multiply(name=node.name)(spread)
+
+
+def _zero_padded(node: Node, x: Any, rank: int) -> Any:
+    """Explicit, symmetric zero padding: Keras's "same" pads unevenly under strides."""
+    padding = spatial(node.options["padding"], rank)
+    if not any(padding):
+        return x
+    if rank == 1:
+        return layers.ZeroPadding1D(padding[0])(x)
+    return layers.ZeroPadding2D(padding)(x)
+
+
+def _pool(node: Node, x: Any, rank: int) -> Any:
+    """Pooling as PyTorch pads it: minus infinity under a maximum, zeros that count under an average."""
+    o = node.options
+    size, padding = spatial(o["size"], rank), spatial(o["padding"], rank)
+    stride = size if o["stride"] is None else spatial(o["stride"], rank)
+    if node.op == "max_pool":
+        if any(padding):
+            widths = [(0, 0), *((p, p) for p in padding), (0, 0)]
+            x = keras.ops.pad(x, widths, constant_values=-np.inf)
+        kind = layers.MaxPooling1D if rank == 1 else layers.MaxPooling2D
+    else:
+        x = _zero_padded(node, x, rank)
+        kind = layers.AveragePooling1D if rank == 1 else layers.AveragePooling2D
+    return kind(size if rank == 2 else size[0], stride if rank == 2 else stride[0], name=node.name)(x)
+
+
+# ---------------------------------------------------------------- weights
+
+_PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance"}
+
+
+def _variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
+    """Every floating variable with its canonical name and its layer; a shared layer comes once.
+
+    ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
+    """
+    own = {id(v): layer for layer in model._flatten_layers() for v in [*layer._trainable_variables]}
+    own |= {id(v): layer for layer in model._flatten_layers() for v in [*layer._non_trainable_variables]}
+    for variable in model.weights:
+        if variable.dtype.startswith(("float", "bfloat")):
+            path, _, part = variable.path.rpartition("/")
+            name = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
+            yield f"{path}/{_PARTS.get(name, name)}", variable, own.get(id(variable))
+
+
+def to_canonical(layer: Any, name: str, value: np.ndarray) -> np.ndarray:
+    """A variable of `layer` in canonical layout; a transposed view where the layouts differ."""
+    if name.endswith("/kernel") and not isinstance(layer, layers.Embedding):
+        if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+            *space, inputs, multiplier = value.shape  # one group per input channel
+            return value.reshape(*space, 1, inputs * multiplier).transpose(_to_front(len(space)))
+        if value.ndim >= 2:
+            return value.transpose(_to_front(value.ndim - 2))
+    return value
+
+
+def from_canonical(layer: Any, name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `to_canonical`, with the `shape` that the variable has in Keras."""
+    if name.endswith("/kernel") and not isinstance(layer, layers.Embedding) and value.ndim >= 2:
+        return value.transpose((*range(2, value.ndim), 1, 0)).reshape(shape)
+    return value
+
+
+def _to_front(rank: int) -> tuple[int, ...]:
+    """Axes that turn (*spatial, in, out) into (out, in, *spatial)."""
+    return (rank + 1, rank, *range(rank))
+
+
+def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """Copies of all weights and running statistics, float32, in canonical names and layout."""
+    return {
+        name: np.ascontiguousarray(
+            to_canonical(layer, name, keras.ops.convert_to_numpy(variable).astype(np.float32))
+        )
+        for name, variable, layer in _variables(model)
+    }
+
+
+def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
+    """Write weights into the model's own variables."""
+    for name, variable, layer in _variables(model):
+        variable.assign(from_canonical(layer, name, weights[name], tuple(variable.shape)))
+
+
+# ---------------------------------------------------------------- training
+
+
+def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe. Coupled weight decay is added to the gradient by `fit`, as PyTorch does."""
+    rate = training.learning_rate
+    if training.optimizer == "sgd":
+        return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=training.nesterov)
+    if training.optimizer == "adam":
+        return keras.optimizers.Adam(rate, epsilon=1e-8)
+    return keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, epsilon=1e-8)
+
+
+def _make_step(model: keras.Model, training: Training) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
+    optimizer = make_optimizer(training)
+    optimizer.build(model.trainable_variables)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    decay = training.weight_decay if training.optimizer != "adamw" else 0.0
+
+    @tf.function(reduce_retracing=True)
+    def step(x: Any, y: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = model(x, training=True)
+            loss = loss_of(y, logits)
+            total = loss + sum(model.losses) if model.losses else loss
+        gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+        if decay:
+            pairs = zip(gradients, model.trainable_variables, strict=True)
+            gradients = [None if g is None else g + decay * v for g, v in pairs]
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss, tf.math.count_nonzero(tf.argmax(logits, 1) == y)
+
+    return step
+
+
+def fit(
+    model: keras.Model, data: Data, training: Training, seed: int, device: str, orders: Callable[[int], Any]
+) -> History:
+    """Train `model` in place. ``orders(epoch)`` gives the order of examples, the same as in PyTorch."""
+    if not model.built:
+        model(channels_last(data.x_train[:1]))
+    if not model.trainable_variables:
+        refuse("a model needs at least one trainable parameter", "none")
+    x, y = channels_last(data.x_train), data.y_train
+    history, stopping, best = History(seed), EarlyStopping(training.patience), None
+    begin = time.perf_counter()
+    with _device(device):
+        step = _make_step(model, training)
+        for epoch in range(training.epochs):
+            order = orders(epoch)
+            sums = np.zeros(2)
+            for first in range(0, len(order), training.batch_size):
+                batch = order[first : first + training.batch_size]
+                loss, correct = step(tf.constant(x[batch]), tf.constant(y[batch]))
+                sums += [float(loss) * len(batch), int(correct)]
+            loss_mean, accuracy_mean = (sums / len(x)).tolist()
+            row = {"epoch": epoch + 1, "train_loss": loss_mean, "train_accuracy": accuracy_mean}
+            if len(data.x_validation):
+                logits = predict(model, data.x_validation, 4096, device)
+                accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
+                row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
+            history.rows.append(row)
+            if stopping.better(epoch + 1, row.get("validation_loss", 0.0)) and training.patience is not None:
+                best = model.get_weights()
+            if stopping.done:
+                break
+    if best is not None:
+        model.set_weights(best)
+    history.kept_epoch, history.duration_seconds = stopping.best_epoch, time.perf_counter() - begin
+    return history
+
+
+# ---------------------------------------------------------------- inference
+
+
+def predict(model: keras.Model, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
+    """Outputs for `x` as float32, in inference mode; spatial outputs come back channels first."""
+    x = channels_last(np.asarray(x))
+    with _device(device):
+        parts = [
+            np.asarray(model(x[first : first + batch_size], training=False), np.float32)
+            for first in range(0, len(x), batch_size)
+        ]
+    out = np.concatenate(parts)
+    return np.moveaxis(out, -1, 1) if out.ndim > 2 else out
+
+
+def runner(model: keras.Model, x: np.ndarray, device: str | None) -> Callable[[], Any]:
+    """A function that runs `model` on all of `x`, compiled by tf.function, and waits for the result."""
+    with _device(device):
+        batch = tf.constant(channels_last(np.asarray(x)))
+    forward = tf.function(lambda inputs: model(inputs, training=False))
+
+    def run() -> Any:
+        with _device(device):
+            return forward(batch).numpy()
+
+    return run

@@ -1,0 +1,238 @@
+"""What a network costs, counted from its description and measured on this machine; statistics over seeds.
+
+Counts need no framework. Measurements time any function without arguments; `nnopt_lib.runner` makes one
+from a model of either framework. Chapter 02 teaches all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.spec import NetSpec
+
+FLOAT32_BYTES = 4
+
+
+# ---------------------------------------------------------------- counted
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counts of one network or node, for one example. `bytes` are those of float32 numbers.
+
+    weights: entries of kernels. parameters: weights, biases, scales and shifts. macs: multiply-accumulate
+    operations of dense layers and convolutions (2 floating-point operations each; other nodes count none).
+    activation_bytes: outputs of all nodes, which training keeps; flatten is a view and counts none.
+    """
+
+    weights: int
+    parameters: int
+    macs: int
+    activation_bytes: int
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all parameters in float32."""
+        return FLOAT32_BYTES * self.parameters
+
+
+def count_by_node(spec: NetSpec) -> dict[str, Cost]:
+    """The `Cost` of every node, by name, in order."""
+    shapes = spec.parameter_shapes()
+    costs = {}
+    for node in spec.nodes:
+        own = {name: math.prod(s) for name, s in shapes.items() if name.rpartition("/")[0] == node.name}
+        weights, out = own.get(f"{node.name}/kernel", 0), spec.shapes[node.name]
+        costs[node.name] = Cost(
+            weights=weights,
+            parameters=sum(own.values()),
+            # every weight is used once for each position of the output
+            macs=weights * math.prod(out[1:]),
+            activation_bytes=0 if node.op == "flatten" else FLOAT32_BYTES * math.prod(out),
+        )
+    return costs
+
+
+def count(spec: NetSpec) -> Cost:
+    """The whole network's `Cost`, for one example.
+
+    Example:
+        >>> from nnopt_lib import lenet_300_100
+        >>> count(lenet_300_100())
+        Cost(weights=266200, parameters=266610, macs=266200, activation_bytes=3240)
+    """
+    costs = list(count_by_node(spec).values())
+    totals = (sum(getattr(cost, name) for cost in costs) for name in Cost.__dataclass_fields__)
+    return Cost(*totals)
+
+
+# ---------------------------------------------------------------- measured
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds per call: median over repeats, with the bootstrap 95 % interval of the median."""
+
+    median_seconds: float
+    low_seconds: float
+    high_seconds: float
+    repeats: int
+    threads: int
+
+
+def latency(run: Callable[[], Any], *, repeats: int = 50, warmup: int = 10) -> Latency:
+    """Time `run`, a function without arguments that returns when its work is done.
+
+    The first `warmup` calls are not counted: they load code, fill caches and let frameworks compile.
+    `threads` in the result is the largest number that a loaded numerical library would use.
+
+    Example:
+        >>> latency(lambda: sum(range(1000)), repeats=5, warmup=1).repeats
+        5
+    """
+    check_int("repeats", repeats, at_least=3)
+    for _ in range(check_int("warmup", warmup, at_least=0)):
+        run()
+    seconds = np.empty(repeats)
+    for i in range(repeats):
+        begin = time.perf_counter()
+        run()
+        seconds[i] = time.perf_counter() - begin
+    median, low, high = interval(seconds, statistic=np.median)
+    return Latency(median, low, high, repeats, threads())
+
+
+def threads() -> int:
+    """The largest number of threads that a loaded numerical library uses (OpenMP, BLAS)."""
+    from threadpoolctl import threadpool_info
+
+    return max((library["num_threads"] for library in threadpool_info()), default=1)
+
+
+def peak_memory(run: Callable[[], Any], *, every_seconds: float = 0.001) -> int:
+    """Bytes by which this process's resident memory rose, at most, while `run` ran.
+
+    Sampled from a thread every `every_seconds`: an allocation that is given back sooner can be missed, and
+    memory that an allocator had kept from before is not seen. Run it in a fresh process to compare.
+    """
+    import threading
+
+    import psutil
+
+    process, done = psutil.Process(os.getpid()), threading.Event()
+    before = peak = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(every_seconds):
+            peak = max(peak, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return max(peak, process.memory_info().rss) - before
+
+
+def size_on_disk(weights: Mapping[str, np.ndarray], *, compressed: bool = False) -> int:
+    """Bytes of a safetensors file of `weights`; `compressed` after gzip, where zeros and patterns pay.
+
+    Example:
+        >>> size_on_disk({"w": np.zeros((10, 10), np.float32)}) > 400
+        True
+    """
+    import gzip
+
+    from safetensors.numpy import save
+
+    content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
+    return len(gzip.compress(content, mtime=0)) if compressed else len(content)
+
+
+# ---------------------------------------------------------------- scores and statistics
+
+
+def accuracy_and_loss(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy (nats) of logits (examples, classes) for labels y."""
+    logits = logits.astype(np.float64)
+    top = logits.max(1, keepdims=True)
+    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(1))
+    loss = log_sum - logits[np.arange(len(y)), y]
+    return float((logits.argmax(1) == y).mean()), float(loss.mean())
+
+
+def interval(
+    values: Iterable[float], *, statistic: Callable[..., Any] = np.mean, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """`statistic` of the values with its bootstrap interval: (estimate, low, high).
+
+    Bias-corrected and accelerated (Efron 1987), by SciPy, 9,999 resamples, always the same ones. Values
+    that are all equal give an interval of width 0. At least three values, as everywhere in the course.
+
+    Example:
+        >>> interval([0.9, 0.9, 0.9])
+        (0.9, 0.9, 0.9)
+    """
+    sample = np.asarray(list(values), float)
+    if len(sample) < 3 or not np.isfinite(sample).all():
+        refuse("an interval needs at least three finite values", f"{sample.tolist()[:10]}")
+    estimate = float(statistic(sample))
+    if np.ptp(sample) == 0:
+        return estimate, estimate, estimate
+    from scipy.stats import bootstrap
+
+    def resample(method: str) -> tuple[float, float]:
+        result = bootstrap(
+            (sample,), statistic, confidence_level=confidence, method=method, rng=np.random.default_rng(0)
+        ).confidence_interval
+        return float(result.low), float(result.high)
+
+    with warnings.catch_warnings():
+        # BCa's acceleration is 0/0 where dropping any one value leaves the statistic as it is (medians).
+        warnings.simplefilter("ignore")
+        low, high = resample("BCa")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        low, high = resample("percentile")
+    return estimate, low, high
+
+
+def paired_difference(
+    a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of a - b over pairs (equal seeds at equal places), with its bootstrap interval."""
+    if len(a) != len(b):
+        refuse("paired values must have equal lengths", f"{len(a)} and {len(b)}")
+    return interval(np.asarray(a, float) - np.asarray(b, float), confidence=confidence)
+
+
+def pareto_front(rows: Iterable[Mapping[str, Any]], *, cost: str, value: str) -> list[Mapping[str, Any]]:
+    """Rows that no other row beats: none has a cost as low and a value as high, one of them better.
+
+    Returned in order of rising cost; of equal rows all stay.
+
+    Example:
+        >>> rows = [{"macs": 1, "accuracy": 0.5}, {"macs": 2, "accuracy": 0.4}]
+        >>> pareto_front(rows, cost="macs", value="accuracy")
+        [{'macs': 1, 'accuracy': 0.5}]
+    """
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda r: (r[cost], -r[value])):
+        if (
+            not front
+            or row[value] > front[-1][value]
+            or (row[value] == front[-1][value] and row[cost] == front[-1][cost])
+        ):
+            front.append(row)
+    return front

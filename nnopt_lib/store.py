@@ -1,0 +1,243 @@
+"""Files written whole or not at all, and records: rows kept on disk under the hash of their settings."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import NnoptError, refuse
+
+FORMAT = 1
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+def project_root() -> Path:
+    """The folder that holds `chapters/` and `build/`: NNOPT_HOME, else the checkout around this folder.
+
+    Returns an absolute path; the current folder where no parent has both `chapters/` and `pyproject.toml`.
+    Refuses an NNOPT_HOME that is not a folder. Example: ``project_root() / "build" / "store"``.
+    """
+    home = os.environ.get("NNOPT_HOME")
+    if home:
+        if not Path(home).is_dir():
+            refuse("NNOPT_HOME must name a folder that exists", repr(home))
+        return Path(home).resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "chapters").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return here
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` whole or not at all, making its folder where needed.
+
+    Text is written as UTF-8. A full or read-only disk is one sentence and leaves the old file whole.
+    Example: ``write_atomically(Path("build/rows.json"), "[]")``.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name on an empty file
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the disk inside the block into one sentence that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Free some space" if error.errno in DISK_FULL else "Make that folder writable"
+        raise NnoptError(
+            f"{path} could not be written: {error.strerror}. {remedy} and run again; "
+            "what was there before is untouched."
+        ) from error
+
+
+def plain(value: Any, what: str) -> Any:
+    """A copy of `value` made of what JSON can hold; `what` names it in the refusal of anything else.
+
+    Tuples become lists, NumPy scalars become Python numbers. NaN and infinity pass: divergence is a result.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(item, what) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, what) for key, item in value.items()}
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return plain(value.item(), what)
+    rule = f"{what} must be made of numbers, strings, booleans, None, lists and dictionaries with string keys"
+    refuse(rule, f"a value of type {type(value).__name__}", "Convert it first, an array by .tolist().")
+
+
+def run_id(experiment: str, settings: Mapping[str, Any], fingerprint: str, results_version: int) -> str:
+    """The name of a result: 16 hexadecimal digits of the sha256 over everything that defines it.
+
+    `settings` holds all fields, defaults included; their order and the class they came from do not matter,
+    and 1 and 1.0 are the same value. NaN is refused, since it equals nothing.
+    Example: ``run_id("01-held-out", {"seed": 0}, data.fingerprint, 1)``.
+    """
+    fields = plain(dict(settings), f"settings of {experiment}")
+    parts = {"experiment": experiment, "settings": _whole_numbers(fields), "data": fingerprint}
+    try:
+        text = _canonical({**parts, "results_version": results_version}, allow_nan=False)
+    except ValueError:
+        refuse(
+            f"settings of {experiment} must be finite numbers",
+            fields,
+            "Use None for a value that is not set.",
+        )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _canonical(value: Any, allow_nan: bool = True) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+
+
+def store_folder() -> Path:
+    """Where records are kept: NNOPT_STORE, else ``build/store`` of the project; one folder per experiment."""
+    return Path(os.environ.get("NNOPT_STORE") or project_root() / "build" / "store")
+
+
+def published_file(experiment: str) -> Path:
+    """The committed rows of an experiment, one record per line."""
+    return project_root() / "chapters" / "results" / f"{experiment}.jsonl"
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Seal `record` with the sha256 of its content and write it as one line, whole or not at all."""
+    write_atomically(path, _line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    seal = hashlib.sha256(_canonical(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": seal}, ensure_ascii=False) + "\n"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record at `path`, or None where there is none; a damaged one is set aside, and the user is told.
+
+    It is renamed to ``<name>.damaged-N``, so that it can be looked at, and the result will be computed again.
+    """
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    record, damage = _parse(text, path.parent.name, path.stem)
+    if record is None:
+        aside = next(name for n in range(1, 10_000) if not (name := Path(f"{path}.damaged-{n}")).exists())
+        with contextlib.suppress(FileNotFoundError), writing(aside):  # another run may have been faster
+            path.rename(aside)
+        warnings.warn(f"{path} {damage}; set aside as {aside.name}, computed again.", stacklevel=2)
+    return record
+
+
+def read_published(experiment: str) -> dict[str, dict[str, Any]]:
+    """The published records of `experiment` by run id; damaged lines are left out, and the user is told."""
+    path = published_file(experiment)
+    if not path.is_file():
+        return {}
+    records = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
+        record, damage = _parse(line, experiment)
+        if record is None:
+            warnings.warn(f"{path} line {number} {damage}; left out.", stacklevel=2)
+        else:
+            records[record["run_id"]] = record
+    return records
+
+
+def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[str, Any] | None, str]:
+    """The record in `text` and what is wrong with it; one of the two is empty."""
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError
+    except ValueError:
+        return None, "is not a whole JSON record"
+    if record.get("format") != FORMAT:
+        return None, f"has format {record.get('format')!r} where {FORMAT} is read"
+    if json.loads(_line(record))["sha256"] != record.get("sha256"):
+        return None, "does not match its own sha256"
+    identity = run_id(experiment, record["settings"], record["data"], record["results_version"])
+    if record["experiment"] != experiment or identity != record["run_id"] or name not in (None, identity):
+        return None, "does not hold the result that its name promises"
+    return record, ""
+
+
+def publish(experiment: str, run_ids: Iterable[str]) -> Path:
+    """Make ``chapters/results/<experiment>.jsonl`` hold exactly the records `run_ids`; returns its path.
+
+    Records come from the local store, else from what is published already; one found in neither is refused.
+    """
+    published = read_published(experiment)
+    records = []
+    for identity in sorted(set(run_ids)):
+        record = read_record(store_folder() / experiment / f"{identity}.json") or published.get(identity)
+        if record is None:
+            refuse(f"run {identity} of {experiment} must be in the store", None, "Run its chapter again.")
+        records.append(record)
+    write_atomically(published_file(experiment), "".join(map(_line, records)))
+    return published_file(experiment)
+
+
+def prune(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
+    """Remove from the store what is not needed; returns the files that were (or would be) removed.
+
+    Not needed are records that are published too, records set aside as damaged, and what killed runs left
+    behind more than a day ago; with `older_than_days`, also every record older than that.
+    """
+    removed = []
+    for folder in sorted(path for path in store_folder().glob("*") if path.is_dir()):
+        published = read_published(folder.name)
+        for path in sorted(folder.iterdir()):
+            age_days = (time.time() - path.stat().st_mtime) / 86_400
+            redundant = path.suffix == ".json" and path.stem in published
+            leftover = ".damaged-" in path.name or (path.suffix == ".tmp" and age_days > 1)
+            old = older_than_days is not None and path.suffix == ".json" and age_days > older_than_days
+            if redundant or leftover or old:
+                removed.append(path)
+    for path in removed if not dry_run else []:
+        with writing(path):
+            path.unlink(missing_ok=True)
+    return removed
+
+
+def count_records() -> dict[str, tuple[int, int]]:
+    """How many records every experiment has in the store and among the published rows."""
+    results = published_file("").parent
+    names = {path.name for path in store_folder().glob("*") if path.is_dir()}
+    names |= {path.stem for path in results.glob("*.jsonl")}
+    stored = {name: len(list((store_folder() / name).glob("*.json"))) for name in names}
+    return {name: (stored[name], len(read_published(name))) for name in sorted(names)}

@@ -1,0 +1,299 @@
+"""The PyTorch adapter: modules from descriptions, weights in canonical layout, training, inference.
+
+Together with `torch_stack` the only place that imports torch. PyTorch's own layouts are the canonical ones,
+so weights are renamed here, never transposed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812  (PyTorch's own custom)
+from torch import nn
+
+from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.measure import accuracy_and_loss
+from nnopt_lib.operations import spatial
+from nnopt_lib.spec import INPUT, NetSpec, Node
+from nnopt_lib.training import EarlyStopping, History, Training
+
+if TYPE_CHECKING:
+    from nnopt_lib.data import Data
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """``"auto"`` is CUDA, else MPS, else the CPU; a device that is named but missing is refused."""
+    check_choice("device", device, DEVICES)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[device]:
+        refuse(f"device {device!r} was not found on this machine", None, "Pass device='auto' or 'cpu'.")
+    return torch.device(device)
+
+
+def seed(value: int) -> None:
+    """Seed torch's generators on every device."""
+    torch.manual_seed(value)
+
+
+# ---------------------------------------------------------------- building
+
+
+class _Function(nn.Module):
+    """An operation without parameters, as a module, so that it shows in ``print(model)`` under its name."""
+
+    def __init__(self, op: str, function: Callable[..., torch.Tensor]) -> None:
+        super().__init__()
+        self.op, self.function = op, function
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(*inputs)
+
+    def extra_repr(self) -> str:
+        return self.op
+
+
+class Network(nn.Module):
+    """What `build` makes: a walk over the description; submodules carry the names of its nodes.
+
+    An ordinary module: `deepcopy`, `state_dict`, `torch.compile`, `torch.export` work; `spec` is kept.
+    """
+
+    def __init__(self, spec: NetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        for node in spec.nodes:
+            if hasattr(self, node.name):
+                refuse(f"node name {node.name!r} is taken by torch.nn.Module", None, "Rename the node.")
+            self.add_module(node.name, _module(node, spec.shapes[node.inputs[0]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits for `x` of shape (batch, *input_shape)."""
+        values = {INPUT: x}
+        for node in self.spec.nodes:
+            values[node.name] = getattr(self, node.name)(*(values[name] for name in node.inputs))
+        return values[self.spec.output]
+
+
+def _module(node: Node, source: tuple[int, ...]) -> nn.Module:
+    """The module of one node; `source` is the shape that it reads, without the batch."""
+    o, rank = node.options, len(source) - 1
+    match node.op:
+        case "dense":
+            return nn.Linear(source[0], o["units"], bias=o["bias"])
+        case "conv1d" | "conv2d":
+            windows: list[Any] = [spatial(o[name], rank) for name in ("kernel", "stride", "padding")]
+            kind: Any = nn.Conv1d if rank == 1 else nn.Conv2d
+            return kind(source[0], o["filters"], *windows, groups=o["groups"], bias=o["bias"])
+        case "batch_norm":
+            kind_of_norm = nn.BatchNorm2d if rank == 2 else nn.BatchNorm1d
+            return kind_of_norm(source[0], eps=o["eps"], momentum=o["momentum"])
+    return _Function(node.op, plain_function(node, rank))
+
+
+_ACTIVATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+def plain_function(node: Node, rank: int) -> Callable[..., torch.Tensor]:
+    """An operation without parameters on (batch, channels, *spatial); `rank` counts spatial dimensions."""
+    o = node.options
+    match node.op:
+        case "activation":
+            return _ACTIVATIONS[o["kind"]]
+        case "max_pool" | "avg_pool":
+            kinds: Any = {"max_pool": (F.max_pool1d, F.max_pool2d), "avg_pool": (F.avg_pool1d, F.avg_pool2d)}
+            pool, size = kinds[node.op][rank - 1], spatial(o["size"], rank)
+            stride = size if o["stride"] is None else spatial(o["stride"], rank)
+            return lambda x: pool(x, size, stride, spatial(o["padding"], rank))
+        case "global_pool":
+            return lambda x: x.flatten(2).mean(-1) if o["kind"] == "avg" else x.flatten(2).amax(-1)
+        case "flatten":
+            return lambda x: x.flatten(1)
+        case "concat":
+            return lambda *inputs: torch.cat(inputs, 1)
+        case "add":
+            return lambda *inputs: sum(inputs[1:], inputs[0])
+    return _multiply
+
+
+def _multiply(*inputs: torch.Tensor) -> torch.Tensor:
+    """The product of all inputs; gates of shape (batch, channels) are spread over space."""
+    dims = max(x.dim() for x in inputs)
+    result = inputs[0].reshape(inputs[0].shape + (1,) * (dims - inputs[0].dim()))
+    for x in inputs[1:]:
+        result = result * x.reshape(x.shape + (1,) * (dims - x.dim()))
+    return result
+
+
+def build(spec: NetSpec, weights: dict[str, np.ndarray]) -> Network:
+    """A `Network` of `spec` on the CPU with these weights (canonical names and layout)."""
+    with torch.device("meta"):  # nothing is drawn that would be thrown away
+        model = Network(spec)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+            module.num_batches_tracked.zero_()
+    set_weights(model, weights)
+    return model
+
+
+# ---------------------------------------------------------------- weights
+
+_PARTS: list[tuple[tuple[type[nn.Module], ...], dict[str, str]]] = [
+    ((nn.Linear, nn.modules.conv._ConvNd, nn.Embedding), {"weight": "kernel"}),
+    (
+        (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm),
+        {"weight": "scale", "bias": "shift", "running_mean": "mean", "running_var": "variance"},
+    ),
+]
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every floating parameter and buffer under its canonical name; a shared parameter comes once."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        parts = next((names for kinds, names in _PARTS if isinstance(module, kinds)), {})
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if id(tensor) not in seen and tensor.is_floating_point():
+                seen.add(id(tensor))
+                yield f"{path}/{parts.get(name, name)}".lstrip("/"), tensor
+
+
+def get_weights(model: nn.Module) -> dict[str, np.ndarray]:
+    """Copies of all weights and running statistics, float32 at least, by canonical name."""
+    return {name: tensor.detach().cpu().float().numpy().copy() for name, tensor in _tensors(model)}
+
+
+def set_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
+    """Write weights into the model's own tensors (kept: device, type, identity)."""
+    with torch.no_grad():
+        for name, tensor in _tensors(model):
+            tensor.copy_(torch.as_tensor(weights[name]))
+
+
+# ---------------------------------------------------------------- training
+
+
+def make_optimizer(
+    parameters: Iterable[torch.Tensor], training: Training, **options: Any
+) -> torch.optim.Optimizer:
+    """The optimizer of a recipe; `options` go to torch (the stack asks for ``fused=True``)."""
+    options |= {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=training.momentum, nesterov=training.nesterov, **options)
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, **options)
+
+
+def fit(
+    model: nn.Module, data: Data, training: Training, seed: int, device: str, orders: Callable[[int], Any]
+) -> History:
+    """Train `model` in place, on `device`, where it stays. ``orders(epoch)`` gives the order of examples."""
+    target = resolve_device(device)
+    model.to(target)
+    x, y = torch.as_tensor(data.x_train).to(target), torch.as_tensor(data.y_train).to(target)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        refuse("a model needs at least one trainable parameter", "none")
+    optimizer = make_optimizer(trainable, training)
+    amp = training.mixed_precision and target.type == "cuda"
+    scaler = torch.amp.GradScaler(target.type, enabled=amp)
+    history, stopping, best = History(seed), EarlyStopping(training.patience), {}
+    begin = time.perf_counter()
+    for epoch in range(training.epochs):
+        model.train()
+        order = torch.from_numpy(orders(epoch)).to(target)
+        loss_sum = torch.zeros((), device=target)
+        correct = torch.zeros((), device=target)
+        for batch in order.split(training.batch_size):
+            optimizer.zero_grad()
+            with torch.autocast(target.type, torch.float16) if amp else contextlib.nullcontext():
+                logits = model(x[batch])
+                loss = F.cross_entropy(logits, y[batch])
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            loss_sum += loss.detach() * len(batch)
+            correct += (logits.detach().argmax(1) == y[batch]).sum()
+        row = {
+            "epoch": epoch + 1,
+            "train_loss": loss_sum.item() / len(x),
+            "train_accuracy": correct.item() / len(x),
+        }
+        if len(data.x_validation):
+            logits = predict(model, data.x_validation, 4096, None)
+            accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
+            row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
+        history.rows.append(row)
+        if stopping.better(epoch + 1, row.get("validation_loss", 0.0)) and training.patience is not None:
+            best = copy.deepcopy(model.state_dict())
+        if stopping.done:
+            break
+    if best:
+        model.load_state_dict(best)
+    history.kept_epoch, history.duration_seconds = stopping.best_epoch, time.perf_counter() - begin
+    return history
+
+
+# ---------------------------------------------------------------- inference
+
+
+def _device_of(model: nn.Module, device: str | None) -> torch.device:
+    if device is not None:
+        return resolve_device(device)
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; each submodule's own mode comes back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def predict(model: nn.Module, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
+    """Outputs for `x` as float32, in evaluation mode, `batch_size` examples at a time."""
+    target = _device_of(model, device)
+    model.to(target)
+    with _inference(model):
+        batches = torch.as_tensor(x).split(batch_size)
+        return torch.cat([model(batch.to(target)).float().cpu() for batch in batches]).numpy()
+
+
+def runner(model: nn.Module, x: np.ndarray, device: str | None) -> Callable[[], torch.Tensor]:
+    """A function that runs `model` (left in evaluation mode) on all of `x` and waits for the device."""
+    target = _device_of(model, device)
+    model.to(target).eval()
+    batch = torch.as_tensor(x).to(target)
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(target.type, lambda: None)
+
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            out = model(batch)
+        wait()
+        return out
+
+    return run

@@ -1,0 +1,197 @@
+"""The verbs of training: build a described network, move weights between frameworks, fit, evaluate.
+
+Every function takes a `torch.nn.Module` or a Keras 3 model, made by `build` or the user's own. Inputs are
+canonical everywhere: (examples, features) or (examples, channels, *spatial), for Keras models too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of
+from nnopt_lib.measure import accuracy_and_loss
+from nnopt_lib.spec import NetSpec, initial_weights
+from nnopt_lib.training import History, Training, batch_order, check_data
+
+if TYPE_CHECKING:
+    from nnopt_lib.data import Data
+    from nnopt_lib.torch_stack import Stack
+
+__all__ = [
+    "History",
+    "Training",
+    "build",
+    "copy_weights",
+    "evaluate",
+    "fit",
+    "fit_many",
+    "get_weights",
+    "predict",
+    "runner",
+    "seed_everything",
+    "set_weights",
+]
+
+
+def build(spec: NetSpec, framework: str = "torch", *, seed: int = 0, init: str = "glorot_uniform") -> Any:
+    """The network of a description, as an ordinary `torch.nn.Module` or functional Keras model.
+
+    Parameters:
+        spec: the description. A Keras model reads channels last, as Keras models do.
+        framework: ``"torch"`` or ``"keras"``.
+        seed: of the first weights; equal seeds give equal weights in both frameworks.
+        init: one of `nnopt_lib.spec.INITIALIZERS`.
+
+    Returns a new model on the CPU, that gives logits. Errors: unknown framework or init, one sentence.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> build(mlp((32,), inputs=64, outputs=10)).dense_1
+        Linear(in_features=64, out_features=32, bias=True)
+    """
+    adapter = backend(framework)
+    return adapter.build(spec, initial_weights(spec, seed, init))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and those of PyTorch and Keras that are loaded already.
+
+    A framework loaded later is seeded by `fit`, which calls this with its own seed.
+    """
+    import sys
+
+    check_int("seed", seed, at_least=0, at_most=2**32 - 1)
+    random.seed(seed)
+    np.random.seed(seed)
+    for framework in FRAMEWORKS:
+        if framework in sys.modules:
+            backend(framework).seed(seed)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def get_weights(model: Any) -> dict[str, np.ndarray]:
+    """Copies of a model's weights as ``{"dense_1/kernel": (out, in, *spatial), ...}``, float32.
+
+    Running statistics of batch normalization are included, shared parameters come once.
+    """
+    return backend_of(model).get_weights(model)
+
+
+def set_weights(model: Any, weights: Mapping[str, np.ndarray]) -> None:
+    """Write `weights` (canonical names and layout) into `model`; nothing is written if anything differs."""
+    adapter = backend_of(model)
+    own = adapter.get_weights(model)
+    if set(own) != set(weights):
+        missing, foreign = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+        refuse("weights must have the model's names", f"missing {missing}, not the model's {foreign}")
+    for name, value in own.items():
+        if np.shape(weights[name]) != value.shape:
+            refuse(f"weight {name!r} must have the shape {value.shape}", np.shape(weights[name]))
+    adapter.set_weights(model, dict(weights))
+
+
+def copy_weights(source: Any, target: Any) -> None:
+    """Copy all weights from one model to another of equal structure, across frameworks if need be.
+
+    Weights are matched by canonical name. Where names differ (a user's own models), the same number of
+    weights of equal shapes in the same order is matched in order; anything else is refused, `target`
+    untouched.
+    """
+    weights, names = get_weights(source), get_weights(target)
+    if set(weights) != set(names):
+        shapes = [[value.shape for value in each.values()] for each in (weights, names)]
+        if shapes[0] != shapes[1]:
+            refuse(
+                "models must have weights of equal names, or of equal shapes in equal order",
+                f"{_listed(weights)} against {_listed(names)}",
+            )
+        weights = dict(zip(names, weights.values(), strict=True))
+    set_weights(target, weights)
+
+
+def _listed(weights: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {value.shape}" for name, value in weights.items())
+
+
+# ---------------------------------------------------------------- training and inference
+
+
+def fit(model: Any, data: Data, training: Training, *, seed: int = 0, device: str = "auto") -> History:
+    """Train `model` in place by `training` and return its `History`.
+
+    Parameters:
+        model: torch module or Keras model that gives logits, shape (batch, classes).
+        data: `x_train` and `y_train` are trained on; validation data decides early stopping; the test
+            set is not looked at.
+        seed: of the order of batches and of every generator (dropout, ...).
+        device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
+
+    Equal seeds visit equal batches in both frameworks and in `fit_many`.
+    """
+    check_data(data, training)
+    adapter = backend_of(model)
+    seed_everything(seed)
+
+    def orders(epoch: int) -> np.ndarray:
+        return batch_order(len(data.x_train), training, seed, epoch)
+
+    return adapter.fit(model, data, training, seed, device, orders)
+
+
+def fit_many(
+    spec: NetSpec,
+    data: Data,
+    training: Training,
+    *,
+    seeds: Sequence[int],
+    init: str = "glorot_uniform",
+    device: str = "auto",
+) -> Stack:
+    """Train one network of `spec` per seed, all in one program (PyTorch); much faster for small networks.
+
+    Each seed's weights equal those of ``fit(build(spec, seed=seed, init=init), data, training, seed=seed)``
+    up to float32 rounding. Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`.
+    Mixed precision is not offered here. Chapter 02 measures it.
+    """
+    check_data(data, training)
+    if not seeds or len(set(seeds)) != len(seeds):
+        refuse("seeds must be distinct, and at least one", list(seeds))
+    if training.mixed_precision:
+        refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
+    from nnopt_lib.torch_stack import Stack
+
+    stack = Stack(spec, seeds, [initial_weights(spec, seed, init) for seed in seeds], device)
+    stack.fit(data, training)
+    return stack
+
+
+def predict(model: Any, x: np.ndarray, *, batch_size: int = 1024, device: str | None = None) -> np.ndarray:
+    """Logits of `model` for `x`, float32, in inference mode; ``device=None`` stays where the model is."""
+    check_int("batch_size", batch_size, at_least=1)
+    if len(x) == 0:
+        refuse("predict needs at least one example", "none")
+    return backend_of(model).predict(model, x, batch_size, device)
+
+
+def evaluate(
+    model: Any, x: np.ndarray, y: np.ndarray, *, batch_size: int = 1024, device: str | None = None
+) -> dict[str, float]:
+    """`accuracy` (a fraction) and mean cross-entropy `loss` (nats) of `model` on (x, y)."""
+    accuracy, loss = accuracy_and_loss(predict(model, x, batch_size=batch_size, device=device), y)
+    return {"accuracy": accuracy, "loss": loss}
+
+
+def runner(model: Any, x: np.ndarray, *, device: str | None = None) -> Callable[[], Any]:
+    """A function without arguments that runs `model` once on all of `x` in inference mode.
+
+    For `nnopt_lib.measure.latency` and `peak_memory`: `x` is on the device already, and the function
+    returns when the device is done. The model stays in evaluation mode. Keras runs as tf.function.
+    """
+    return backend_of(model).runner(model, x, device)

@@ -1,0 +1,129 @@
+"""How to train, as data: `Training` (the recipe), `History` (what happened), and the order of batches.
+
+Both backends and the stacked trainer read the same recipe and visit the same batches, so that equal seeds
+give equal weights up to rounding. No framework is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, check_int, check_number, refuse
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A recipe: epochs, batches, optimizer. Checked on creation; all of it enters a run's hash.
+
+    Parameters:
+        epochs: passes over the training set, at least 1.
+        batch_size: examples per optimizer step; the last batch of an epoch may be smaller.
+        optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``, with PyTorch's definitions in both frameworks.
+        learning_rate: above 0, constant.
+        momentum, nesterov: for ``"sgd"`` only.
+        weight_decay: added to the gradient (sgd, adam) or decoupled (adamw), at least 0.
+        patience: stop after so many epochs without a better validation loss and go back to the best
+            epoch's weights; None trains to the end and never looks at validation data to decide.
+        shuffle: draw a new order of the training set for every epoch; False keeps the data's order.
+        mixed_precision: float16 autocast on CUDA (PyTorch); other devices ignore it. In Keras set a
+            dtype policy before the model is made.
+
+    Example:
+        >>> Training(epochs=10, learning_rate=0.01, momentum=0.9).batch_size
+        32
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    patience: int | None = None
+    shuffle: bool = True
+    mixed_precision: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, at_least=1)
+        check_int("batch_size", self.batch_size, at_least=1)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, at_least=0)
+        if not 0 <= check_number("momentum", self.momentum, at_least=0) < 1:
+            refuse("momentum must be at least 0 and below 1", self.momentum)
+        if self.optimizer != "sgd" and (self.momentum or self.nesterov):
+            refuse("momentum and nesterov belong to sgd", self.optimizer, "Leave them out.")
+        if self.nesterov and not self.momentum:
+            refuse("nesterov needs a momentum above 0", self.momentum)
+        if self.patience is not None:
+            check_int("patience", self.patience, at_least=1)
+
+
+@dataclass
+class History:
+    """What happened in training: one row per epoch, the epoch whose weights were kept, the seconds it took.
+
+    Rows have `epoch` (from 1), `train_loss` and `train_accuracy` (mean over the epoch's batches as they were
+    trained) and, where there is validation data, `validation_loss` and `validation_accuracy`.
+    """
+
+    seed: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+    kept_epoch: int = 0
+    duration_seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        kept = self.rows[self.kept_epoch - 1] if self.rows else {}
+        numbers = ", ".join(f"{name} {value:.2f}" for name, value in kept.items() if name != "epoch")
+        return f"History(seed {self.seed}, {len(self.rows)} epochs, kept {self.kept_epoch}: {numbers})"
+
+    def __getitem__(self, name: str) -> list[float]:
+        """One column over all epochs, as ``history["validation_loss"]``."""
+        return [row[name] for row in self.rows]
+
+
+class EarlyStopping:
+    """Decides, from validation losses alone, which epoch to keep and when to stop."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience, self.best_loss, self.best_epoch, self.last_epoch = patience, np.inf, 0, 0
+
+    def better(self, epoch: int, loss: float) -> bool:
+        """Record `loss` of `epoch` (from 1); True if its weights are now the ones to keep."""
+        self.last_epoch = epoch
+        if self.patience is None or loss < self.best_loss:
+            self.best_loss, self.best_epoch = loss, epoch
+            return True
+        return False
+
+    @property
+    def done(self) -> bool:
+        """Whether `patience` epochs have passed without a better loss."""
+        return self.patience is not None and self.last_epoch - self.best_epoch >= self.patience
+
+
+def batch_order(examples: int, training: Training, seed: int, epoch: int) -> np.ndarray:
+    """The order in which `epoch` (from 0) visits the training set: int64 indices, shape (examples,)."""
+    if not training.shuffle:
+        return np.arange(examples)
+    return np.random.default_rng([seed, epoch]).permutation(examples)
+
+
+def check_data(data: Any, training: Training) -> None:
+    """Refuse data that cannot train: no examples, unequal lengths, or patience without validation data."""
+    for part in ("train", "validation"):
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+        if len(x) != len(y):
+            refuse(f"x_{part} and y_{part} must have equal lengths", f"{len(x)} and {len(y)}")
+    if len(data.x_train) == 0:
+        refuse("training needs at least one example", "none")
+    if training.patience is not None and len(data.x_validation) == 0:
+        refuse(
+            "early stopping needs validation data", "none", "Pass patience=None, or keep a validation set."
+        )

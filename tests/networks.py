@@ -1,0 +1,128 @@
+"""Random networks for property tests, and one network that has every operation."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from nnopt_lib.builders import lenet_5, mlp, mnist1d_cnn, mnist1d_mlp
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.spec import NetSpec, Node
+
+CLASSICS = {
+    "mlp": mlp((32,), inputs=64, outputs=10),
+    "mlp_batch_norm": mlp((7, 5), inputs=6, outputs=3, activation="tanh", batch_norm=True),
+    "mnist1d_mlp": mnist1d_mlp(),
+    "mnist1d_cnn": mnist1d_cnn(),
+    "lenet_5": lenet_5(),
+}
+
+
+def every_operation() -> NetSpec:
+    """Not square, strided, padded, grouped, gated, with both kinds of pooling: all operations in one graph."""
+    return NetSpec(
+        (4, 11, 9),
+        (
+            Node(
+                "conv2d_1",
+                "conv2d",
+                "input",
+                {"filters": 6, "kernel": (3, 5), "stride": (2, 1), "padding": (1, 2)},
+            ),
+            Node("batch_norm_1", "batch_norm", "conv2d_1"),
+            Node("gelu_1", "activation", "batch_norm_1", {"kind": "gelu"}),
+            Node("conv2d_2", "conv2d", "gelu_1", {"filters": 6, "kernel": 3, "padding": 1, "groups": 2}),
+            Node("add_1", "add", ("gelu_1", "conv2d_2")),
+            Node("squeeze", "global_pool", "add_1"),
+            Node("excite", "dense", "squeeze", {"units": 6}),
+            Node("gate", "activation", "excite", {"kind": "sigmoid"}),
+            Node("scaled", "multiply", ("gate", "add_1")),
+            Node("max_pool_1", "max_pool", "scaled", {"size": 3, "stride": 2, "padding": 1}),
+            Node("avg_pool_1", "avg_pool", "scaled", {"size": 3, "stride": 2, "padding": 1}),
+            Node("concat_1", "concat", ("max_pool_1", "avg_pool_1")),
+            Node("peak", "global_pool", "concat_1", {"kind": "max"}),
+            Node("flatten_1", "flatten", "concat_1"),
+            Node("silu_1", "activation", "flatten_1", {"kind": "silu"}),
+            Node("concat_2", "concat", ("silu_1", "peak")),
+            Node("logits", "dense", "concat_2", {"units": 5, "bias": False}),
+        ),
+    )
+
+
+_UNARY = ("batch_norm", "activation", "max_pool", "avg_pool", "conv")
+
+
+@st.composite
+def networks(draw: st.DrawFn, *, batch_norm: bool = True) -> NetSpec:
+    """A random graph over (features,), (channels, length) or (channels, height, width), ending in logits."""
+    rank = draw(st.integers(0, 2))
+    size = st.integers(1, 4)
+    shape = (draw(size) * 2, *(draw(st.integers(4, 7)) for _ in range(rank)))
+    nodes: list[Node] = []
+
+    def add(op: str, inputs: tuple[str, ...], options: dict | None = None) -> str:
+        name = f"{op}_{len(nodes)}"
+        trial = [*nodes, Node(name, op, inputs, options or {})]
+        NetSpec(shape, tuple(trial))  # a chain so far: raises where shapes do not fit
+        nodes.append(trial[-1])
+        return name
+
+    last = "input"
+    for _ in range(draw(st.integers(1, 5))):
+        current = NetSpec(shape, tuple(nodes)).shapes[last] if nodes else shape
+        op = draw(st.sampled_from([o for o in _UNARY if batch_norm or o != "batch_norm"]))
+        if op == "conv" and rank:
+            groups = draw(st.sampled_from([g for g in (1, 2) if current[0] % g == 0]))
+            options = {
+                "filters": 2 * draw(size),
+                "kernel": draw(st.integers(1, 3)),
+                "stride": draw(st.integers(1, 2)),
+                "padding": draw(st.integers(0, 2)),
+                "groups": groups,
+                "bias": draw(st.booleans()),
+            }
+            op = f"conv{rank}d"
+        elif op == "activation":
+            options = {"kind": draw(st.sampled_from(("relu", "gelu", "silu", "tanh", "sigmoid")))}
+        elif op in ("max_pool", "avg_pool") and rank:
+            options = {
+                "size": draw(st.integers(2, 3)),
+                "stride": draw(st.integers(1, 2)),
+                "padding": draw(st.integers(0, 1)),
+            }
+        elif op == "batch_norm":
+            options = {}
+        else:
+            op, options = ("dense", {"units": draw(size)}) if not rank else ("batch_norm", {})
+        try:
+            new = add(op, (last,), options)
+        except NnoptError:
+            continue  # a kernel larger than what is left of its input
+        before, after = (NetSpec(shape, tuple(nodes)).shapes[n] for n in (last, new))
+        join = draw(st.sampled_from(("none", "add", "concat", "multiply")))
+        if (join == "concat" or (join != "none" and before == after)) and before[1:] == after[1:]:
+            new = add(join, (last, new))
+        last = new
+    if rank:
+        last = add(draw(st.sampled_from(("global_pool", "flatten"))), (last,))
+    add("dense", (last,), {"units": draw(st.integers(2, 5))})
+    return NetSpec(shape, tuple(nodes))
+
+
+def parameter_count(spec: NetSpec) -> int:
+    return sum(math.prod(shape) for shape in spec.parameter_shapes().values())
+
+
+def arrays(
+    examples: int = 90, noise: float = 0.3, shape: tuple[int, ...] = (12,), seed: int = 0
+) -> SimpleNamespace:
+    """Small data with the fields of `nnopt_lib.data.Data`: four classes, each around a center of its own."""
+    random = np.random.default_rng(seed)
+    centers = random.normal(size=(4, *shape))
+    parts = {}
+    for part, count in (("train", examples), ("validation", 40), ("test", 40)):
+        labels = random.integers(0, 4, count)
+        x = centers[labels] + noise * random.normal(size=(count, *shape))
+        parts |= {f"x_{part}": x.astype(np.float32), f"y_{part}": labels}
+    return SimpleNamespace(**parts, classes=4)

@@ -1,0 +1,265 @@
+"""The repository's own papers agree with each other, and the library keeps its layers."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
+LAYERS = """
+cli
+book running validation environment
+chapters
+execution
+train
+torch_stack
+torch_backend keras_backend
+frameworks training
+measure builders
+spec
+operations
+data figures claims
+experiment drawing
+store
+checks
+"""
+FRAMEWORK_MODULES = {
+    "torch": {"torch_backend", "torch_stack"},
+    "keras": {"keras_backend"},
+    "tensorflow": {"keras_backend"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of all that a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively; imports are written in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+MODULES = {path.stem: imports_of(path) for path in sorted((ROOT / "nnopt_lib").glob("*.py"))}
+
+
+# Layers
+
+
+def test_every_module_stands_in_one_layer() -> None:
+    listed = LAYERS.split()
+    assert len(listed) == len(set(listed))
+    assert sorted(set(MODULES) - {"__init__"} - set(listed)) == []
+
+
+def test_imports_point_downward() -> None:
+    layer = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for module in line.split()}
+    upward = [
+        f"{module} imports {other}"
+        for module, names in MODULES.items()
+        if module != "__init__"
+        for other in {name.split(".")[1] for name in names if name.startswith("nnopt_lib.")} & set(layer)
+        if layer[other] <= layer[module]
+    ]
+    assert upward == []
+
+
+def test_frameworks_are_imported_by_their_own_modules_only() -> None:
+    found = {
+        (name.split(".")[0], module)
+        for module, names in MODULES.items()
+        for name in names
+        if name.split(".")[0] in FRAMEWORK_MODULES and module not in FRAMEWORK_MODULES[name.split(".")[0]]
+    }
+    assert found == set()
+
+
+def test_importing_the_library_loads_no_framework() -> None:
+    program = (
+        "import sys, nnopt_lib, nnopt_lib.checks\n"
+        "heavy = {'torch', 'tensorflow', 'keras', 'matplotlib', 'scipy', 'sklearn', 'papermill', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_public_names_exist_where_the_package_says() -> None:
+    import nnopt_lib
+
+    for module, names in nnopt_lib._HOME.items():
+        defined = ast.parse((ROOT / "nnopt_lib" / f"{module}.py").read_text(encoding="utf-8")).body
+        top = {node.name for node in defined if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        top |= {
+            alias.asname or alias.name
+            for node in defined
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        assert set(names) <= top, f"{module} lacks {sorted(set(names) - top)}"
+
+
+def test_modules_and_functions_stay_small() -> None:
+    long = []
+    for path in (ROOT / "nnopt_lib").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        long += [f"{path.name}: {lines} lines"] * (lines > 350)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (size := (node.end_lineno or 0) - node.lineno + 1) > 60:
+                long.append(f"{path.name}: {node.name} has {size} lines")
+    assert long == []
+
+
+# Dependencies
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if line.strip() and not line.startswith("#")]
+    assert all(len(pin) == 2 for pin in pins), "constraints.txt pins exact versions only"
+    return {canonicalize_name(name): version.strip() for name, version in pins}
+
+
+def requirements() -> list[Requirement]:
+    extras = [name for names in PROJECT["optional-dependencies"].values() for name in names]
+    return [Requirement(text) for text in [*PROJECT["dependencies"], *extras]]
+
+
+def test_every_dependency_is_pinned_to_a_version_it_allows() -> None:
+    pins = constraints()
+    for needed in requirements():
+        version = pins.get(canonicalize_name(needed.name))
+        assert version, f"constraints.txt does not pin {needed.name}"
+        assert needed.specifier.contains(version, prereleases=True), f"{needed} does not allow {version}"
+
+
+def test_what_is_installed_is_what_was_tested() -> None:
+    pins = constraints()
+    for needed in requirements():
+        installed = importlib.metadata.version(needed.name).partition("+")[0]  # a CPU build says +cpu
+        assert installed == pins[canonicalize_name(needed.name)], f"{needed.name}; make setup installs it"
+
+
+def test_the_environment_for_conda_points_at_the_same_files() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    python, pip, packages = environment["dependencies"]
+    assert python == f"python {PROJECT['requires-python']}"
+    assert pip == "pip"
+    assert packages == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+
+
+def test_every_import_of_the_library_is_declared() -> None:
+    declared = {canonicalize_name(needed.name) for needed in requirements()}
+    distributions = importlib.metadata.packages_distributions()
+    used = {name.split(".")[0] for names in MODULES.values() for name in names} - {"nnopt_lib"}
+    for package in sorted(used - set(sys.stdlib_module_names)):
+        names = {canonicalize_name(name) for name in distributions.get(package, [package])}
+        assert names & declared, f"{package} is imported and not in pyproject.toml"
+
+
+# Papers
+
+
+def test_versions_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+    text = (ROOT / "nnopt_lib" / "__init__.py").read_text(encoding="utf-8")
+    assert re.search(r'^__version__ = "(.+)"$', text, re.M)[1] == PROJECT["version"]  # type: ignore[index]
+
+
+def test_the_citation_has_what_its_format_asks_for() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["license"] == ["MIT", "CC-BY-4.0"]
+    assert PROJECT["license"] == " AND ".join(citation["license"])
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+
+
+def commands(tool: str) -> dict[str, set[str]]:
+    """What documents tell readers to type, by its first word after `tool`."""
+    found: dict[str, set[str]] = {}
+    for page in documents():
+        text = page.read_text(encoding="utf-8")
+        for line in re.findall(rf"(?:^|`){tool} +(?!-)([^`#\n]+)", text, re.M):
+            found.setdefault(line.split()[0], set()).add(line.strip())
+    return found
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert {"setup", "book", "test"} <= set(commands("make")) <= targets
+
+
+def test_nnopt_commands_in_the_documents_exist() -> None:
+    from typer.main import get_command
+
+    from nnopt_lib import cli
+
+    known = get_command(cli.app)
+    told = commands("nnopt")
+    assert {"list", "run", "check", "book", "figures", "results", "env"} <= set(told)
+    for name, lines in told.items():
+        if name == "COMMAND":
+            continue
+        command = known.commands[name]  # type: ignore[attr-defined]
+        for line in lines:
+            words = line.split()[1:]
+            inner = command
+            if words and words[0] in getattr(command, "commands", {}):
+                inner = command.commands[words[0]]
+            options = {option for parameter in inner.params for option in parameter.opts} | {"--help"}
+            assert {word for word in words if word.startswith("-")} <= options, line
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    broken = []
+    for page in [*documents(), ROOT / "CHANGELOG.md"]:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def own_files() -> list[Path]:
+    """All files of the checkout that git keeps or would keep."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert ROOT / "README.md" in files
+    return [path for path in files if path.is_file()]
+
+
+def test_committed_files_name_no_place_of_one_machine() -> None:
+    home = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/home/\w+/|/Users/\w+/")
+    kinds = {".py", ".md", ".ipynb", ".json", ".jsonl", ".yml", ".toml", ".txt", ".cff"}
+    for path in own_files():
+        found = home.search(path.read_text(encoding="utf-8")) if path.suffix in kinds else None
+        assert not found, f"{path.name} names {found[0] if found else ''}"
+
+
+def test_large_files_stay_out() -> None:
+    assert [path.name for path in own_files() if path.stat().st_size > 2_000_000] == []
