@@ -16,6 +16,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 results = typer.Typer(rich_markup_mode=None, help="Look after stored and published rows.")
 app.add_typer(results, name="results")
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NN]...", help="chapters; all where none is named")
 ]
@@ -266,10 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        return int(app(words or ["--help"], prog_name="nnopt", standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        typer.echo("nnopt: interrupted; finished rows are kept", err=True)
-        return 130
+        status = int(app(words or ["--help"], prog_name="nnopt", standalone_mode=False) or 0)
+        if status == INTERRUPTED:
+            typer.echo("nnopt: interrupted; finished rows are kept", err=True)
+        return status
     except Exception as error:
         if debug:
             traceback.print_exc()

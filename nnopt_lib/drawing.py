@@ -48,6 +48,8 @@ def _intervals(
     Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`.
     """
     for place, row in enumerate(rows):
+        axes.plot([row["low"], row["high"]], [place, place], color=COLORS[0], solid_capstyle="round")
+        axes.plot(row["mean"], place, "o", color=COLORS[0], label="mean, 95 % interval")
         if mark and row.get(mark) is not None:
             if band and row.get(band):
                 axes.plot(
@@ -59,8 +61,6 @@ def _intervals(
                     solid_capstyle="butt",
                 )
             axes.plot(row[mark], place, "D", color=COLORS[1], markerfacecolor="white", label=mark_label)
-        axes.plot([row["low"], row["high"]], [place, place], color=COLORS[0], solid_capstyle="round")
-        axes.plot(row["mean"], place, "o", color=COLORS[0], label="mean, 95 % interval")
     axes.set_yticks(range(len(rows)), [str(row[label]) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -176,11 +176,14 @@ def _name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
     axes.figure.canvas.draw()
     text = rcParams["font.size"] * 1.25 / 72 * axes.figure.dpi  # height of a line of text, in pixels
     to_pixels = axes.transData.transform
+    ends = sorted(ends, key=lambda end: end[0])
+    pixels = [float(to_pixels((x, y))[1]) for y, x, _, _ in ends]
     heights: list[float] = []
-    for y, x, name, color in sorted(ends, key=lambda end: end[0]):
-        pixel = float(to_pixels((x, y))[1])
+    for pixel in pixels:
         heights.append(max(pixel, heights[-1] + text) if heights else pixel)
-        offset = (heights[-1] - pixel) * 72 / axes.figure.dpi
+    shift = (sum(heights) - sum(pixels)) / len(pixels)  # apart in both directions, not only upward
+    for pixel, height, (y, x, name, color) in zip(pixels, heights, ends, strict=True):
+        offset = (height - shift - pixel) * 72 / axes.figure.dpi
         axes.annotate(
             str(name),
             (x, y),

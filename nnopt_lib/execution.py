@@ -42,8 +42,8 @@ def execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # a dead kernel is told by our own sentence
+    for logger in ("papermill", "traitlets"):  # a dead kernel is told by our own sentence
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     unfinished = output.with_suffix(".unfinished.ipynb")
     bar = sys.stderr.isatty() and os.environ.get("NNOPT_PROGRESS") != "0"
     try:

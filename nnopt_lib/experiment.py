@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import datetime
@@ -23,6 +22,7 @@ from typing import Any
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.store import (
     FORMAT,
+    lock,
     plain,
     project_root,
     read_published,
@@ -165,31 +165,20 @@ def _free_first(tasks: Mapping[Path, Task]) -> Iterator[Path]:
     """Records nobody is computing, then the others; asked at the last moment, so two runs share the work."""
     taken = []
     for path in tasks:
-        lock = _lock(path, timeout=0)
-        if lock is None:
+        free = lock(path, timeout=0)
+        if free is None:
             taken.append(path)
         else:
-            with lock:  # let go again: the worker takes it
+            with free:  # let go again: the worker takes it
                 pass
             yield path
     yield from taken
 
 
-def _lock(path: Path, timeout: float = -1) -> Any:
-    """An exclusive lock on one record, None after `timeout`; the system frees it when its process dies."""
-    import filelock
-
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(filelock.Timeout):  # an OSError too, but not the disk's
-            return filelock.FileLock(path.with_suffix(".lock"), timeout=timeout).acquire()
-    return None
-
-
 def _compute_one(
     path: Path, base: dict[str, Any], setting: Any, compute: Callable[[Any], Any], recompute: bool
 ) -> tuple[Path, dict[str, Any]]:
-    with _lock(path):
+    with lock(path):
         record = None if recompute else read_record(path)  # another run may have finished it meanwhile
         if record is None:
             started = time.perf_counter()

@@ -26,7 +26,7 @@ from nnopt_lib.chapters import (
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.execution import execute
 from nnopt_lib.experiment import project_root, provenance, write_atomically
-from nnopt_lib.store import publish, published_file, read_published, read_record, writing
+from nnopt_lib.store import lock, publish, published_file, read_published, read_record
 
 
 def run_chapter(
@@ -41,18 +41,22 @@ def run_chapter(
     The output replaces ``build/notebooks/<profile>/NN-name.ipynb`` after success only.
     With the parameter `recompute` it is executed always.
     """
+    with lock(note_file(chapter, profile)):  # a second run at once waits, then finds it fresh
+        defaults = default_parameters(chapter, read_source(chapter))
+        parameters = convert_parameters(chapter, defaults, {**(given or {}), "profile": profile})
+        force = force or parameters.get("recompute") is True
+        if not force and chapter_state(chapter, profile, parameters).word == "fresh":
+            return False
+        changed = {name: value for name, value in parameters.items() if value != defaults[name]}
+        _execute_and_note(chapter, profile, changed, freshness_key(chapter, parameters))
+    return True
+
+
+def _execute_and_note(chapter: Chapter, profile: str, changed: Mapping[str, Any], key: str) -> None:
+    """Execute, and note what makes it fresh; `key` is older than the source read here, so an edit counts."""
     notebook = read_source(chapter)
-    defaults = default_parameters(chapter, notebook)
-    parameters = convert_parameters(chapter, defaults, {**(given or {}), "profile": profile})
-    force = force or parameters.get("recompute") is True
-    if not force and chapter_state(chapter, profile, parameters).word == "fresh":
-        return False
-    key = freshness_key(chapter, parameters)  # before the run: an edit made meanwhile must count as one
-    changed = {name: value for name, value in parameters.items() if value != defaults[name]}
     used_file = note_file(chapter, profile).with_suffix(".used")
-    with writing(used_file):
-        used_file.parent.mkdir(parents=True, exist_ok=True)
-        used_file.unlink(missing_ok=True)
+    used_file.unlink(missing_ok=True)
     started = time.perf_counter()
     content = execute(
         chapter.name, notebook, changed, chapter.executed(profile), {"NNOPT_USED": str(used_file)}
@@ -66,7 +70,6 @@ def run_chapter(
     }
     write_atomically(chapter.executed(profile), content)
     write_atomically(note_file(chapter, profile), json.dumps(note, indent=1) + "\n")
-    return True
 
 
 def _used(file: Path) -> dict[str, list[str]]:

@@ -73,6 +73,20 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def lock(path: Path, timeout: float = -1) -> Any:
+    """An exclusive lock beside `path`, for a with statement; None after `timeout` seconds.
+
+    The system frees it when its process dies, however that happens.
+    """
+    import filelock
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout):  # an OSError too, but not the disk's
+            return filelock.FileLock(path.with_suffix(".lock"), timeout=timeout).acquire()
+    return None
+
+
 def plain(value: Any, what: str) -> Any:
     """A copy of `value` made of what JSON can hold; `what` names it in the refusal of anything else.
 

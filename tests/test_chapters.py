@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import sys
+import time
 
 import nbformat
 import pytest
@@ -294,6 +296,19 @@ def test_an_edit_made_while_a_chapter_runs_leaves_it_stale(project, monkeypatch)
     monkeypatch.setattr(running, "execute", execute)
     run_chapter(chapter)
     assert chapter_state(chapter).word == "stale"
+
+
+def test_two_runs_of_one_chapter_at_once_execute_it_once(executions, monkeypatch):
+    (chapter,) = find_chapters(["1"])
+    held = store.lock(chapters_module.note_file(chapter, "quick"))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run_chapter, chapter, "quick") for _ in range(2)]
+        time.sleep(0.2)
+        assert executions == []
+        with held:  # lets go at the end
+            pass
+        assert sorted(run.result() for run in runs) == [False, True]
+    assert executions == ["01-first"]
 
 
 # Real kernels

@@ -232,6 +232,12 @@ def test_nnopt_commands_in_the_documents_exist() -> None:
             assert {word for word in words if word.startswith("-")} <= options, line
 
 
+def test_the_readme_lists_every_chapter() -> None:
+    chapters = [path.stem for path in (ROOT / "chapters").glob("[0-9][0-9]-*.md")]
+    assert [name for name in chapters if f"`{name}`" not in README] == []
+    assert chapters, "there are chapters"
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     broken = []
     for page in [*documents(), ROOT / "CHANGELOG.md"]:

@@ -1,0 +1,220 @@
+import csv
+import json
+import re
+
+import pytest
+
+from nnopt_lib import drawing, figures
+from nnopt_lib.checks import NnoptError
+
+INTERVALS = [
+    {"label": "network", "mean": 0.94, "low": 0.93, "high": 0.95, "printed": 0.97, "run_id": "b", "seed": 1},
+    {"label": "logistic", "mean": 0.92, "low": 0.91, "high": 0.93, "printed": 0.94, "run_id": "a", "seed": 0},
+]
+CURVES = [
+    {"width": w, "seconds": w * s, "low": w * s * 0.9, "high": w * s * 1.1, "series": f"batch {s}"}
+    for s in (1, 2, 3)
+    for w in (1, 2, 4, 8)
+]
+ROOFLINE = [
+    {"kind": "roof", "flops_per_second": 2e11, "bytes_per_second": 1e10},
+    {"kind": "point", "label": "batch 1", "intensity": 0.5, "flops_per_second": 4e9},
+    {"kind": "point", "label": "batch 256", "intensity": 60.0, "flops_per_second": 1.5e11},
+]
+KINDS = {
+    "intervals": (INTERVALS, {"x_label": "accuracy", "mark": "printed", "mark_label": "printed"}),
+    "curves": (
+        CURVES,
+        {"x": "width", "y": "seconds", "low": "low", "high": "high", "series": "series", "x_label": "width"}
+        | {"y_label": "seconds", "x_log": True, "steps": True},
+    ),
+    "roofline": (ROOFLINE, {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
+    return tmp_path
+
+
+def save(kind, name="01-demo", **changes):
+    rows, options = KINDS[kind]
+    return figures.save_figure(name, rows, kind, alt="What it shows.", **{**options, **changes})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_figure_is_saved_in_all_forms_with_its_rows_and_manifest(kind, home):
+    shown = save(kind)
+    folder = home / "build" / "figures" / "01-demo"
+    assert {path.name for path in folder.iterdir()} == {
+        *("01-demo.svg", "01-demo.pdf", "01-demo.png", "01-demo.csv", "01-demo.manifest.json", "figure.json")
+    }
+    bundle, metadata = shown._repr_mimebundle_()
+    assert bundle == {"image/png": (folder / "01-demo.png").read_bytes(), "text/plain": "What it shows."}
+    assert bundle["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["alt"] == "What it shows."
+    rows = list(csv.DictReader((folder / "01-demo.csv").read_text().splitlines()))
+    assert [{k: v for k, v in row.items() if v} for row in rows] == [
+        {k: str(v) for k, v in row.items()} for row in KINDS[kind][0]
+    ]
+    manifest = json.loads((folder / "01-demo.manifest.json").read_text())
+    assert manifest["kind"] == kind and manifest["versions"]["numpy"] and len(manifest["rows_sha256"]) == 64
+    if kind == "intervals":
+        assert (manifest["run_ids"], manifest["seeds"]) == (["a", "b"], [0, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_redrawing_equal_rows_gives_equal_bytes(kind, home):
+    save(kind)
+    folder = home / "build" / "figures" / "01-demo"
+    first = {form: (folder / f"01-demo.{form}").read_bytes() for form in figures.FORMATS}
+    figures.redraw("01-demo")
+    assert {form: (folder / f"01-demo.{form}").read_bytes() for form in figures.FORMATS} == first
+
+
+def test_a_published_figure_is_redrawn_without_a_run(home):
+    save("curves")
+    published = home / "chapters" / "results" / "figures"
+    published.mkdir(parents=True)
+    made = home / "build" / "figures" / "01-demo"
+    expected = (made / "01-demo.svg").read_bytes()
+    (made / "figure.json").rename(published / "01-demo.json")
+    assert figures.list_figures() == ["01-demo"]
+    written = figures.redraw("01-demo", formats=["svg"], out=home / "out")
+    assert {path.name for path in written} == {"01-demo.svg", "01-demo.csv", "01-demo.manifest.json"}
+    assert (home / "out" / "01-demo.svg").read_bytes() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_paper_style_has_column_width_small_text_and_embedded_fonts(kind, home):
+    from matplotlib.text import Text
+
+    save(kind)
+    [pdf, *_] = figures.redraw("01-demo", style="paper", width_inches=3.3, formats=["pdf"], out=home)
+    content = pdf.read_bytes()
+    width, _ = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", content).groups()
+    assert float(width) == pytest.approx(3.3 * 72, abs=0.01)
+    assert b"/FontFile2" in content and b"/Type3" not in content
+    figure = json.loads((home / "build" / "figures" / "01-demo" / "figure.json").read_text())
+    drawn = drawing.draw(figure, "paper", 3.3)
+    sizes = [text.get_fontsize() for text in drawn.findobj(Text) if text.get_text()]
+    assert sizes and 7 <= min(sizes) <= max(sizes) <= 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_comes_from_the_rows(kind):
+    rows, options = KINDS[kind]
+    figure = {"kind": kind, "rows": rows, "options": options}
+    axes = drawing.draw(figure, "screen", None).axes[0]
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    if kind == "intervals":
+        assert [[0.93, 0.0], [0.95, 0.0]] in lines and [[0.94, 0.0]] in lines and [[0.97, 0.0]] in lines
+        assert [tick.get_text() for tick in axes.get_yticklabels()] == ["network", "logistic"]
+    elif kind == "curves":
+        assert [[1, 2], [2, 4], [4, 8], [8, 16]] in lines
+        assert {text.get_text() for text in axes.texts} == {"batch 1", "batch 2", "batch 3"}
+    else:
+        ridge = 20.0  # 2e11 operations over 1e10 bytes per second
+        assert [[0.5, 4.0]] in lines and [[60.0, 150.0]] in lines
+        roof = lines[0]
+        assert roof[1] == [ridge, 200.0] and roof[0][1] / roof[0][0] == pytest.approx(10.0)
+
+
+def test_names_of_lines_that_end_together_do_not_overlap():
+    rows = [{"x": x, "y": 1 + 0.001 * s, "s": f"line {s}"} for s in range(4) for x in (0, 1)]
+    options = {"x": "x", "y": "y", "series": "s", "x_label": "x", "y_label": "y"}
+    drawn = drawing.draw({"kind": "curves", "rows": rows, "options": options}, "screen", None)
+    drawn.canvas.draw()
+    boxes = sorted((t.get_window_extent() for t in drawn.axes[0].texts), key=lambda box: box.y0)
+    assert all(low.y0 + 0.8 * low.height <= high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
+
+
+def test_the_palette_is_told_apart_by_deficient_eyes():
+    """Distances in CIELAB after simulating deuteranopia and protanopia (Machado et al. 2009, severity 1)."""
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    def linear(rgb):
+        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+    def lab(rgb):
+        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        xyz = to_xyz @ np.clip(rgb, 0, 1) / np.array([0.9505, 1.0, 1.089])
+        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+    simulations = {
+        "normal": np.eye(3),
+        "deuteranopia": np.array(
+            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+        ),
+        "protanopia": np.array(
+            [
+                [0.152286, 1.052583, -0.204868],
+                [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998],
+            ]
+        ),
+    }
+    for name, matrix in simulations.items():
+        colors = [lab(matrix @ linear(np.array(to_rgb(color)))) for color in drawing.COLORS[:5]]
+        closest = min(float(np.linalg.norm(a - b)) for i, a in enumerate(colors) for b in colors[:i])
+        assert closest > 8, name  # about three and a half times a just noticeable difference of 2.3
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: save("intervals", name="demo"),
+            "a figure's name must begin with its chapter's number and -; received 'demo'. As 01-held-out.",
+        ),
+        (
+            lambda: save("intervals", xlabel="a"),
+            "figure 01-demo: intervals has no option 'xlabel'. Did you mean 'x_label'?",
+        ),
+        (
+            lambda: figures.save_figure(
+                "01-demo", CURVES, "curves", alt="A.", x="width", y="seconds", x_label="w"
+            ),
+            "figure 01-demo: curves needs the option 'y_label'.",
+        ),
+        (
+            lambda: save("curves", y="second"),
+            "the rows of figure 01-demo must have the field 'second'; received "
+            "['high', 'low', 'seconds', 'series', 'width'].",
+        ),
+        (
+            lambda: figures.save_figure("01-demo", CURVES, "curve", alt="A."),
+            "kind must be one of intervals, curves, roofline; received 'curve'. Did you mean 'curves'?",
+        ),
+        (
+            lambda: figures.save_figure("01-demo", [], "roofline", alt="A."),
+            "figure 01-demo needs at least one row; received none.",
+        ),
+        (
+            lambda: figures.save_figure("01-demo", ROOFLINE, "roofline", alt=" "),
+            "figure 01-demo needs an alternative text; received ' '.",
+        ),
+        (
+            lambda: save("roofline") and figures.redraw("01-dem"),
+            "there is no figure '01-dem'. Did you mean '01-demo'?",
+        ),
+        (
+            lambda: save("roofline") and figures.redraw("01-demo", style="papper"),
+            "style must be one of screen, paper; received 'papper'. Did you mean 'paper'?",
+        ),
+        (
+            lambda: save("roofline") and figures.redraw("01-demo", width_inches=0),
+            "width_inches must be a finite number, above 0; received 0.",
+        ),
+        (
+            lambda: save("roofline") and figures.redraw("01-demo", formats=["gif"]),
+            "format must be one of svg, pdf, png; received 'gif'.",
+        ),
+    ],
+)
+def test_bad_calls_are_refused_in_one_sentence(call, sentence):
+    with pytest.raises(NnoptError) as error:
+        call()
+    assert str(error.value) == sentence
