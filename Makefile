@@ -16,6 +16,7 @@ book: setup  ## execute the chapters that are stale and build book/_build/html/i
 
 test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval, book
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -m "not benchmark"
 	$(NNOPT) run --profile quick -p recompute true

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import shutil
@@ -15,6 +16,8 @@ TOOLS = ("jupyterlab", "papermill", "nbval", "jupyter-book")
 
 def describe_environment() -> dict[str, str]:
     """Names and what was found, in the order in which `nnopt env` prints them."""
+    if shutil.which("nvidia-smi") or sys.platform == "darwin":
+        importlib.import_module("nnopt_lib.torch_backend")  # seconds, but PyTorch then names the accelerator
     origin = provenance()
     hardware = origin["hardware"]
     versions = {**origin["versions"], **{tool: importlib.metadata.version(tool) for tool in TOOLS}}
@@ -22,21 +25,11 @@ def describe_environment() -> dict[str, str]:
     return {
         **{name: version or "not found" for name, version in versions.items()},
         "processor": f"{hardware['cpu']}, {hardware['cores']} cores, {memory}",
-        "accelerator": _accelerator() or "not found; everything runs on the processor",
+        "accelerator": hardware["accelerator"] or "not found; everything runs on the processor",
         "project": str(project_root()),
         "commit": origin["commit"] or "not found",
         "MNIST": _mnist() or "not found; downloaded on first use, or name its folder by NNOPT_DATA",
     }
-
-
-def _accelerator() -> str | None:
-    if shutil.which("nvidia-smi") is None and sys.platform != "darwin":
-        return None  # spares the seconds of importing torch
-    import torch
-
-    if torch.cuda.is_available():
-        return f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
-    return "Apple MPS" if torch.backends.mps.is_available() else None
 
 
 def _mnist() -> str | None:

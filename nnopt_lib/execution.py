@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,6 +90,9 @@ def _this_interpreter(environment: Mapping[str, str]) -> Any:
         @property
         def kernel_spec(self) -> KernelSpec:
             return spec
+
+        def start_kernel(self, **options: Any) -> Any:  # what it says outside of cells, as when interrupted
+            return super().start_kernel(**options, stderr=subprocess.DEVNULL)
 
         @default("transport_encryption")
         def _encrypt(self) -> str:  # else the kernel warns of plain text on every start

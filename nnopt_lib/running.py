@@ -44,12 +44,16 @@ def run_chapter(
     with lock(note_file(chapter, profile)):  # a second run at once waits, then finds it fresh
         defaults = default_parameters(chapter, read_source(chapter))
         parameters = convert_parameters(chapter, defaults, {**(given or {}), "profile": profile})
-        force = force or parameters.get("recompute") is True
-        if not force and chapter_state(chapter, profile, parameters).word == "fresh":
+        if not force and _is_fresh(chapter, profile, parameters):
             return False
         changed = {name: value for name, value in parameters.items() if value != defaults[name]}
         _execute_and_note(chapter, profile, changed, freshness_key(chapter, parameters))
     return True
+
+
+def _is_fresh(chapter: Chapter, profile: str, parameters: Mapping[str, Any]) -> bool:
+    recompute = parameters.get("recompute") is True
+    return not recompute and chapter_state(chapter, profile, parameters).word == "fresh"
 
 
 def _execute_and_note(chapter: Chapter, profile: str, changed: Mapping[str, Any], key: str) -> None:
@@ -97,17 +101,19 @@ def run_chapters(
     """
     import joblib
 
+    outcomes = {}
     for chapter in chapters:  # all names and types, before anything is started
-        convert_parameters(
-            chapter, default_parameters(chapter, read_source(chapter)), {**(given or {}), "profile": profile}
-        )
+        defaults = default_parameters(chapter, read_source(chapter))
+        parameters = convert_parameters(chapter, defaults, {**(given or {}), "profile": profile})
+        outcomes[chapter.name] = "fresh" if not save and _is_fresh(chapter, profile, parameters) else ""
     if save and (profile != "published" or given):
         refuse(
             "only the published profile with its own parameters can be saved",
             f"{profile} {dict(given or {})}",
         )
-    calls = [joblib.delayed(_try_chapter)(chapter, profile, given, save) for chapter in chapters]
-    outcomes = dict(joblib.Parallel(n_jobs=min(jobs, len(chapters)))(calls))
+    stale = [chapter for chapter in chapters if not outcomes[chapter.name]]
+    calls = [joblib.delayed(_try_chapter)(chapter, profile, given, save) for chapter in stale]
+    outcomes |= dict(joblib.Parallel(n_jobs=max(1, min(jobs, len(stale))))(calls))
     failures = [word for word in outcomes.values() if word not in ("executed", "fresh")]
     if failures:
         raise NnoptError("\n".join(failures))
@@ -138,7 +144,8 @@ def save_chapter(chapter: Chapter) -> None:
     run_chapter(chapter, "published", force=True)
     note = read_note(chapter, "published")
 
-    published = {publish(experiment, run_ids) for experiment, run_ids in note["used"].items()}
+    own = {name: ids for name, ids in note["used"].items() if name.startswith(f"{chapter.number}-")}
+    published = {publish(experiment, run_ids) for experiment, run_ids in own.items()}
     for made in build.glob(f"figures/{chapter.number}-*/figure.json"):
         published.add(_copy(made, results / "figures" / f"{made.parent.name}.json"))
     for made in build.glob(f"claims/{chapter.name}.json"):

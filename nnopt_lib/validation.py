@@ -169,8 +169,9 @@ def _nbval_sentence(case: ElementTree.Element) -> str:
     result = next(child for child in case if child.tag in ("failure", "error", "skipped"))
     text = re.sub(r"\x1b\[[0-9;]*m|#x1B\[[0-9;]*m", "", result.text or result.get("message") or "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    stored = next((line[2:] for line in lines if line.startswith("+ ")), None)
-    computed = next((line[2:] for line in lines if line.startswith("- ")), None)
+    compared = [line.strip() for line in text.partition("test_output failed:")[2].splitlines()]
+    stored = next((line[2:] for line in compared if line.startswith("+ ")), None)
+    computed = next((line[2:] for line in compared if line.startswith("- ")), None)
     if "Cell outputs differ" in text and stored is not None and computed is not None:
         return f"{cell}: the stored output says {stored!r}, executing it gives {computed!r}"
     fields = next((line for line in lines if line.startswith(("Unexpected output", "Missing output"))), "")

@@ -350,6 +350,11 @@ def test_saving_replaces_what_was_published_before(project):
     (chapter,) = find_chapters(["1"])
     results = project / "chapters" / "results"
     (results / "figures").mkdir(parents=True)
+    edit(
+        chapter.source,
+        "\nrows = run",
+        '\nrun_experiment("02-kept", [Settings(0)], lambda s: {"y": 1})\nrows = run',
+    )
     for name in ("01-old.jsonl", "02-kept.jsonl", "figures/01-old.json", "figures/02-kept.json"):
         (results / name).write_text("{}")
     made = project / "build" / "figures" / "01-before"
@@ -362,6 +367,9 @@ def test_saving_replaces_what_was_published_before(project):
         '(folder / "figure.json").write_text("[]"); claim("holds")',
     )
     save_chapter(chapter)
+    assert (
+        results / "02-kept.jsonl"
+    ).read_text() == "{}"  # rows of another chapter are that one's to publish
     names = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
     assert names == {
         "01-rows.jsonl", "02-kept.jsonl", "figures/01-new.json", "figures/02-kept.json", "status.json"
