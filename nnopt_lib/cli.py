@@ -134,7 +134,7 @@ def book(
     for name, outcome in run_chapters(chapters, profile, jobs=jobs).items():
         typer.echo(f"{name:24} {outcome}")
     notebooks = {chapter.name: chapter.executed(profile) for chapter in chapters}
-    typer.echo(f"The book is {build_book(notebooks=notebooks, force=force)}")
+    typer.echo(f"The book is {build_book(notebooks=notebooks, profile=profile, force=force)}")
 
 
 @app.command()

@@ -60,7 +60,9 @@ def _execute_and_note(chapter: Chapter, profile: str, changed: Mapping[str, Any]
     """Execute, and note what makes it fresh; `key` is older than the source read here, so an edit counts."""
     notebook = read_source(chapter)
     used_file = note_file(chapter, profile).with_suffix(".used")
-    used_file.unlink(missing_ok=True)
+    claims_file = project_root() / "build" / "claims" / f"{chapter.name}.json"
+    for left_over in (used_file, claims_file):
+        left_over.unlink(missing_ok=True)
     started = time.perf_counter()
     content = execute(
         chapter.name, notebook, changed, chapter.executed(profile), {"NNOPT_USED": str(used_file)}
@@ -71,6 +73,8 @@ def _execute_and_note(chapter: Chapter, profile: str, changed: Mapping[str, Any]
         "duration_seconds": round(time.perf_counter() - started, 1),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "used": _used(used_file),
+        "provenance": provenance(),
+        "claims": json.loads(claims_file.read_text(encoding="utf-8")) if claims_file.is_file() else [],
     }
     write_atomically(chapter.executed(profile), content)
     write_atomically(note_file(chapter, profile), json.dumps(note, indent=1) + "\n")
@@ -140,7 +144,6 @@ def save_chapter(chapter: Chapter) -> None:
     build, results = project_root() / "build", published_file(chapter.name).parent
     for folder in build.glob(f"figures/{chapter.number}-*"):
         shutil.rmtree(folder)
-    (build / "claims" / f"{chapter.name}.json").unlink(missing_ok=True)
     run_chapter(chapter, "published", force=True)
     note = read_note(chapter, "published")
 
