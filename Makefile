@@ -14,13 +14,14 @@ setup: $(STAMP)  ## make .venv with the locked dependencies and the package itse
 book: setup  ## execute the chapters that are stale and build book/_build/html/index.html
 	$(NNOPT) book
 
-test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval, book
+test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval (also on one slow thread), book
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -m "not benchmark"
 	$(NNOPT) run --profile quick -p recompute true
 	$(NNOPT) check
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check
 	$(NNOPT) book
 
 clean:  ## remove what was made, except .venv and the computed rows in build/store

@@ -1,3 +1,26 @@
 import os
+import sys
+
+import pytest
 
 os.environ.setdefault("NNOPT_PROGRESS", "0")  # no progress bars among the tests' output
+
+FRAMEWORKS = ("torch", "keras")
+
+
+def _left_out(config: pytest.Config) -> list[str]:
+    """The frameworks that `-m` leaves out, as in ``-m "not torch and not keras"``."""
+    return [name for name in FRAMEWORKS if f"not {name}" in config.option.markexpr]
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not even import the tests of a framework that is left out: that alone takes seconds."""
+    return True if collection_path.name.startswith(tuple(f"test_{n}" for n in _left_out(config))) else None
+
+
+def pytest_sessionfinish(session):
+    """Tests without a framework's mark must not load it, or they would not be the quick ones."""
+    loaded = [name for name in _left_out(session.config) if name in sys.modules]
+    if loaded:
+        session.exitstatus = 1
+        print(f"\nan unmarked test has loaded {', '.join(loaded)}")

@@ -189,7 +189,8 @@ def test_check_names_every_problem_and_fails(capsys, monkeypatch):
 def test_book_executes_what_is_stale_and_hands_the_notebooks_on(capsys, project, executions, monkeypatch):
     handed = []
 
-    def build_book(*, notebooks, force=False):
+    def build_book(*, notebooks, profile, force=False):
+        assert profile == "published"
         handed.append((notebooks, force))
         return project / "book" / "_build" / "html" / "index.html"
 

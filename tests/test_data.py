@@ -166,17 +166,19 @@ def test_split_seed_moves_what_it_says():
     first, again, other = (load_data("digits", split_seed=seed) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert not np.array_equal(first.y_test, other.y_test)
-    ours, theirs = (load_data("mnist1d", split_seed=seed) for seed in (0, 1))
-    assert np.array_equal(ours.x_test, theirs.x_test) and not np.array_equal(ours.x_train, theirs.x_train)
 
 
-def test_mnist1d_without_validation_is_in_the_packages_order():
-    from mnist1d.data import get_dataset_args, make_dataset
+def test_mnist1d_is_split_and_keeps_the_packages_order(monkeypatch):
+    from mnist1d import data as package
 
-    made, data = make_dataset(get_dataset_args()), load_data("mnist1d", validation=0, flat=False)
+    made = package.make_dataset(package.get_dataset_args())  # a second each time
+    monkeypatch.setattr(package, "make_dataset", lambda args: made)
+    data = load_data("mnist1d", validation=0, flat=False)
     assert data.x_train.shape == (4_000, 1, 40) and len(data.x_validation) == 0
     np.testing.assert_array_equal(data.x_train[:, 0], made["x"].astype(np.float32))
     np.testing.assert_array_equal(data.y_train, made["y"])
+    ours, theirs = (load_data("mnist1d", split_seed=seed) for seed in (0, 1))
+    assert np.array_equal(ours.x_test, theirs.x_test) and not np.array_equal(ours.x_train, theirs.x_train)
 
 
 def test_shapes_and_scale():
