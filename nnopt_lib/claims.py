@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.checks import check_choice, check_number, refuse
 from nnopt_lib.store import plain, project_root, write_atomically
 
 MARKS = {"V": "read in the primary source", "V2": "read in a secondary source", "M": "from memory"}
@@ -61,13 +61,14 @@ def replay(
     The verdict is *replayed, inside* when our interval and the published band overlap.
     """
     check_choice("mark", mark, MARKS)
+    check_number("half_width", half_width, at_least=0)
     mean, low, high = measured
     if not low <= mean <= high:
         refuse("measured must be (mean, low, high) in this order", measured)
     inside = low <= published + half_width and high >= published - half_width
     verdict = "replayed, inside" if inside else f"replayed, differs, because {because or 'cause unknown'}"
     band = f" ± {half_width:g}" if half_width else ""
-    print(f"{quantity}: published {published:g}{band} · ours {mean:.1f} [{low:.1f}, {high:.1f}] · {verdict}")
+    print(f"{quantity}: published {published:g}{band} · ours {mean:.3g} [{low:.3g}, {high:.3g}] · {verdict}")
     record = {"kind": "replay", "quantity": quantity, "published": published, "half_width": half_width}
     record |= {"mean": mean, "low": low, "high": high, "mark": mark, "source": source, "verdict": verdict}
     _record(chapter, id, record)

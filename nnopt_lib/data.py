@@ -195,8 +195,12 @@ def _mnist_bytes(name: str) -> bytes:
                 repr(folder),
                 "Put the four files of MNIST there, or unset NNOPT_DATA to download them.",
             )
-    else:
-        path = _download(name)
+        return _checked(path, name)
+    return _downloaded(name)
+
+
+def _checked(path: Path, name: str) -> bytes:
+    """The uncompressed content of `path`, if it is what was published as `name`."""
     content = _uncompressed(path)
     actual = hashlib.sha256(content).hexdigest()
     if actual != MNIST_FILES[name]:
@@ -216,17 +220,23 @@ def _uncompressed(path: Path) -> bytes:
         refuse(f"{path} must be a readable file", str(error), "Remove it and run again.")
 
 
-def _download(name: str) -> Path:
-    """The cached file, fetched from the first mirror that answers if it is not there yet."""
+def _downloaded(name: str) -> bytes:
+    """The checked content from the cache, or from the first mirror whose file is the published one."""
     import pooch
 
     pooch.get_logger().setLevel("ERROR")  # notebooks compare stderr
     cache, reasons = Path(pooch.os_cache("nnopt")), []
+    if (cached := cache / f"{name}.gz").is_file():
+        return _checked(cached, name)
     for mirror in MNIST_MIRRORS:
         try:
-            return Path(pooch.retrieve(f"{mirror}{name}.gz", known_hash=None, path=cache, fname=f"{name}.gz"))
-        except Exception as error:  # whatever a mirror does, the next one is tried
-            reasons.append(f"{mirror}: {type(error).__name__}")
+            pooch.retrieve(f"{mirror}{name}.gz", known_hash=None, path=cache, fname=cached.name)
+            return _checked(cached, name)
+        except Exception as error:  # whatever a mirror does or sends, the next one is tried
+            cached.unlink(missing_ok=True)
+            reasons.append(
+                f"{mirror}: {'damaged file' if isinstance(error, NnoptError) else type(error).__name__}"
+            )
     raise NnoptError(
         f"{name}.gz is not in {cache} and could not be downloaded ({'; '.join(reasons)}). Connect to a "
         "network, or put MNIST's four files into a folder and name it in the variable NNOPT_DATA."

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnopt_lib.checks import check_number
+from nnopt_lib.checks import check_number, refuse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 
-# Okabe & Ito's palette, told apart with every common color blindness; black and orange lead, yellow is left
+# Okabe & Ito's palette, told apart with every common color blindness; blue and vermilion lead, yellow is left
 # out since it fades on white. Markers and line styles repeat the distinction for gray prints.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -47,6 +47,9 @@ def _intervals(
 
     Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`.
     """
+    for field in filter(None, (mark, band)):
+        if not any(field in row for row in rows):  # a row may lack it, but not all of them
+            raise KeyError(field)
     for place, row in enumerate(rows):
         axes.plot([row["low"], row["high"]], [place, place], color=COLORS[0], solid_capstyle="round")
         axes.plot(row["mean"], place, "o", color=COLORS[0], label="mean, 95 % interval")
@@ -88,6 +91,8 @@ def _curves(
     y_from_zero: bool = False,
 ) -> None:
     """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high."""
+    if (low is None) != (high is None):
+        refuse("a band needs both low and high", f"low={low!r}, high={high!r}")
     names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
     ends = []
     for index, name in enumerate(names):
@@ -100,7 +105,8 @@ def _curves(
         axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
         if low and high:
             lows, highs = ([row[bound] for row in own] for bound in (low, high))
-            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0)
+            step: Any = "mid" if steps else None
+            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
         ends.append((ys[-1], xs[-1], name, color))
     if x_log:
         axes.set_xscale("log")
@@ -121,7 +127,9 @@ def _roofline(axes: Axes, rows: Rows) -> None:
     A roof row has `flops_per_second` and `bytes_per_second` (the measured peaks); a point row has `label`,
     `intensity` (operations per byte) and `flops_per_second` (reached).
     """
-    roof = next(row for row in rows if row["kind"] == "roof")
+    roof = next((row for row in rows if row["kind"] == "roof"), None)
+    if roof is None:
+        refuse("a roofline needs one row of kind 'roof'", "none")
     points = [row for row in rows if row["kind"] == "point"]
     peak, bandwidth = roof["flops_per_second"] / 1e9, roof["bytes_per_second"] / 1e9
     ridge = peak / bandwidth
@@ -137,7 +145,7 @@ def _roofline(axes: Axes, rows: Rows) -> None:
     lowest = min([row["flops_per_second"] / 1e9 for row in points] + [left * bandwidth])
     axes.set_xlim(left, right)
     axes.set_ylim(lowest / 2, peak * 3)
-    axes.set_xlabel("operational intensity (floating-point operations per byte)")
+    axes.set_xlabel("operational intensity (FLOP per byte)")
     axes.set_ylabel("GFLOP/s")
     axes.grid()
     axes.legend(loc="lower right")

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     Returns what a notebook cell shows as its last value.
     Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack.
     """
-    if not name[:2].isdigit() or name[2:3] != "-":
+    if not re.fullmatch(r"\d\d-[\w.-]+", name):  # also keeps it inside its folder
         refuse("a figure's name must begin with its chapter's number and -", repr(name), "As 01-held-out.")
     check_choice("kind", kind, KINDS)
     if not rows:
@@ -57,7 +58,8 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
         refuse(f"figure {name} needs an alternative text", repr(alt))
     _check_options(name, kind, options)
     figure = {"format": 1, "name": name, "kind": kind, "alt": alt, "options": options}
-    figure = plain({**figure, "rows": [dict(row) for row in rows]}, f"figure {name}")
+    figure |= {"rows": [dict(row) for row in rows], "provenance": provenance()}
+    figure = plain(figure, f"figure {name}")
     folder = project_root() / "build" / "figures" / name
     try:
         draw(figure, "screen", None)
@@ -89,7 +91,10 @@ def _as_csv(rows: Rows) -> str:
 
 
 def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a figure comes from: how it was drawn, the runs and seeds behind it, versions, commit."""
+    """Where a figure comes from: how it was drawn, the runs and seeds behind it, versions, commit.
+
+    Versions, hardware and commit are those under which it was saved, wherever it is drawn again.
+    """
     rows = figure["rows"]
     described = {key: figure[key] for key in ("name", "kind", "alt", "options")}
     found = {
@@ -97,7 +102,7 @@ def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
         for plural, one in (("run_ids", "run_id"), ("seeds", "seed"))
     }
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
-    return {**described, **found, "rows_sha256": digest, **provenance()}
+    return {**described, **found, "rows_sha256": digest, **figure["provenance"]}
 
 
 def _stored(name: str) -> Path | None:
@@ -132,7 +137,7 @@ def redraw(
         style: ``"screen"`` or ``"paper"`` (text of 7 to 9 points at column width, fonts embedded).
         width_inches: of the figure; by default the style's own (7 and 3.25).
         formats: of ``svg``, ``pdf``, ``png``.
-        out: folder; ``build/figures/<name>`` by default.
+        out: folder; by default ``build/figures/<name>``, in the paper style its sub-folder ``paper``.
 
     Returns the files written, the rows as CSV and the manifest among them. An unknown name is refused.
     """
@@ -144,8 +149,11 @@ def redraw(
     place = _stored(name)
     if place is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
-    figure = json.loads(place.read_text(encoding="utf-8"))
-    folder = out or project_root() / "build" / "figures" / name
+    try:
+        figure = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
+    folder = out or project_root() / "build" / "figures" / name / ("paper" if style == "paper" else ".")
     written = []
     for form in formats:
         written.append(folder / f"{name}.{form}")

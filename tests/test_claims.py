@@ -58,7 +58,7 @@ def test_a_replay_is_inside_when_bands_overlap(records, capsys, measured, half_w
     assert records()[0]["verdict"] == verdict
     out = capsys.readouterr().out
     assert out.startswith("accuracy, %: published 68") and out.endswith(f"{verdict}\n")
-    assert f"ours {measured[0]:.1f} [{measured[1]:.1f}, {measured[2]:.1f}]" in out
+    assert f"ours {measured[0]:g} [{measured[1]:g}, {measured[2]:g}]" in out
 
 
 def test_a_difference_without_a_cause_says_so(records):
@@ -85,6 +85,19 @@ def test_a_difference_without_a_cause_says_so(records):
                 "00-demo", "r", quantity="q", published=1, measured=(1, 2, 3), mark="V", source="s"
             ),
             "measured must be (mean, low, high) in this order; received (1, 2, 3).",
+        ),
+        (
+            lambda: replay(
+                "00-demo",
+                "r",
+                quantity="q",
+                published=1,
+                half_width=-1,
+                measured=(1, 1, 1),
+                mark="V",
+                source="s",
+            ),
+            "half_width must be a finite number, at least 0; received -1.",
         ),
         (
             lambda: claim("00-demo", "a", "A.", holds=True, rows=object()),

@@ -69,13 +69,17 @@ def test_a_mirror_is_downloaded_checked_and_cached(small_mnist, tmp_path, monkey
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.delenv("NNOPT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    dead = "http://127.0.0.1:9/"  # the discard port: refused at once, so the second mirror is asked
-    monkeypatch.setattr(module, "MNIST_MIRRORS", (dead, f"http://127.0.0.1:{server.server_port}/"))
+    (served / "bad").mkdir()  # a mirror that has every file, with other content
+    for name in files:
+        (served / "bad" / f"{name}.gz").write_bytes(gzip.compress(b"other"))
+    here = f"http://127.0.0.1:{server.server_port}/"
+    dead = "http://127.0.0.1:9/"  # the discard port: refused at once
+    monkeypatch.setattr(module, "MNIST_MIRRORS", (dead, f"{here}bad/", here))
     monkeypatch.setattr("pooch.os_cache", lambda name: cache / name)
     check_small(load_data("mnist", validation=20), arrays)
     server.shutdown()
     server.server_close()
-    assert len(asked) == 4
+    assert len(asked) == 8
     check_small(load_data("mnist", validation=20), arrays)  # from the cache, with no server left
     (cache / "nnopt" / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other"))
     with pytest.raises(NnoptError) as error:

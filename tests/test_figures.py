@@ -91,7 +91,10 @@ def test_a_published_figure_is_redrawn_without_a_run(home, tmp_path, monkeypatch
     (published / "01-intervals.json").write_bytes((made / "figure.json").read_bytes())
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
     assert figures.list_figures() == ["01-intervals"]
+    monkeypatch.setattr(figures, "provenance", lambda: {"commit": "of another machine"})
     written = figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "01-intervals.manifest.json").read_text())
+    assert manifest["versions"]["numpy"] and manifest["commit"] != "of another machine"
     endings = {"svg", "csv", "manifest.json"}
     assert {path.name for path in written} == {f"01-intervals.{ending}" for ending in endings}
     assert written[0].read_bytes() == (made / "01-intervals.svg").read_bytes()
@@ -188,6 +191,20 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
                 "01-demo", CURVES, "curves", alt="A.", x="width", y="seconds", x_label="w"
             ),
             "figure 01-demo: curves needs the option 'y_label'.",
+        ),
+        (
+            lambda: save("intervals", name="01-/../../x"),
+            "a figure's name must begin with its chapter's number and -; received '01-/../../x'. As 01-held-out.",
+        ),
+        (
+            lambda: save("intervals", mark="print"),
+            "the rows of figure 01-demo must have the field 'print'; received "
+            "['high', 'label', 'low', 'mean', 'printed', 'run_id', 'seed'].",
+        ),
+        (lambda: save("curves", low=None), "a band needs both low and high; received low=None, high='high'."),
+        (
+            lambda: figures.save_figure("01-demo", ROOFLINE[1:], "roofline", alt="A."),
+            "a roofline needs one row of kind 'roof'; received none.",
         ),
         (
             lambda: save("curves", y="second"),
