@@ -20,6 +20,7 @@ Rows = Sequence[Mapping[str, Any]]
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo")
 INK, QUIET = "#1a1a1a", "#767676"
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -64,10 +65,7 @@ def _intervals(
                     solid_capstyle="butt",
                 )
             axes.plot(row[mark], place, "D", color=COLORS[1], markerfacecolor="white", label=mark_label)
-    axes.set_yticks(range(len(rows)), [str(row[label]) for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
+    _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
     if mark:
         _legend_above(axes)
@@ -121,6 +119,26 @@ def _curves(
         _name_ends(axes, ends)
 
 
+def _bars(axes: Axes, rows: Rows, *, fields: Mapping[str, str], x_label: str, label: str = "label") -> None:
+    """A group of horizontal bars per row, labels on the left; `fields` maps fields to names."""
+    thickness = 0.8 / len(fields)
+    for index, (field, name) in enumerate(fields.items()):
+        places = [place + (index - (len(fields) - 1) / 2) * thickness for place in range(len(rows))]
+        values = [row[field] for row in rows]
+        axes.barh(places, values, thickness * 0.9, color=COLORS[index], hatch=HATCHES[index], label=name)
+    _name_rows(axes, [row[label] for row in rows])
+    axes.set_xlabel(x_label)
+    _legend_above(axes)
+
+
+def _name_rows(axes: Axes, names: Sequence[Any]) -> None:
+    """Rows from the top downward, each with its name on the left."""
+    axes.set_yticks(range(len(names)), [str(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+
+
 def _roofline(axes: Axes, rows: Rows) -> None:
     """Attainable rate against operational intensity; rows of kind "roof" and "point".
 
@@ -151,7 +169,12 @@ def _roofline(axes: Axes, rows: Rows) -> None:
     axes.legend(loc="lower right")
 
 
-KINDS: dict[str, Callable[..., None]] = {"intervals": _intervals, "curves": _curves, "roofline": _roofline}
+KINDS: dict[str, Callable[..., None]] = {
+    "intervals": _intervals,
+    "curves": _curves,
+    "bars": _bars,
+    "roofline": _roofline,
+}
 
 
 def _line_width() -> float:
@@ -215,7 +238,7 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     width = check_number("width_inches", width_inches or look["width"], above=0)
     rows = figure["rows"]
     height = width / GOLDEN
-    if figure["kind"] == "intervals":
+    if figure["kind"] in ("intervals", "bars"):
         height = (1.1 + 0.42 * len(rows)) * look["text"] / 11
     with rc_context(_settings(look)):
         drawn = Canvas((width, height), layout="constrained")
@@ -248,6 +271,7 @@ def _settings(look: Mapping[str, Any]) -> Any:
         "axes.axisbelow": True,
         "pdf.fonttype": 42,  # fonts embedded as TrueType: text stays text
         "svg.fonttype": "path",  # outlines: the same on machines without the font
+        "hatch.color": "white",
         "svg.hashsalt": "nnopt",  # element names that do not change from run to run
     }
 

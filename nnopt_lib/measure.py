@@ -99,16 +99,28 @@ def latency(run: Callable[[], Any], *, repeats: int = 50, warmup: int = 10) -> L
         >>> latency(lambda: sum(range(1000)), repeats=5, warmup=1).repeats
         5
     """
-    check_int("repeats", repeats, at_least=3)
-    for _ in range(check_int("warmup", warmup, at_least=0)):
-        run()
-    seconds = np.empty(repeats)
-    for i in range(repeats):
-        begin = time.perf_counter()
-        run()
-        seconds[i] = time.perf_counter() - begin
+    seconds = time_in_turns({"run": run}, repeats=repeats, warmup=warmup)["run"]
     median, low, high = interval(seconds, statistic=np.median)
     return Latency(median, low, high, repeats, threads())
+
+
+def time_in_turns(
+    runs: Mapping[str, Callable[[], Any]], *, repeats: int = 50, warmup: int = 10
+) -> dict[str, np.ndarray]:
+    """Seconds of every call, with the functions called in turns, so that a noisy moment disturbs all of them.
+
+    Returns an array of shape (repeats,) per name; equal places were measured one after the other, so ratios
+    are taken place by place: ``interval(a / b, statistic=np.median)``.
+    """
+    check_int("repeats", repeats, at_least=3)
+    seconds = {name: np.empty(repeats) for name in runs}
+    for turn in range(-check_int("warmup", warmup, at_least=0), repeats):
+        for name, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            if turn >= 0:
+                seconds[name][turn] = time.perf_counter() - begin
+    return seconds
 
 
 def threads() -> int:

@@ -28,6 +28,10 @@ KINDS = {
         {"x": "width", "y": "seconds", "low": "low", "high": "high", "series": "series", "x_label": "width"}
         | {"y_label": "seconds", "x_log": True, "steps": True},
     ),
+    "bars": (
+        [{"label": "first", "a": 0.2, "b": 0.7}, {"label": "second", "a": 0.8, "b": 0.3}],
+        {"fields": {"a": "parameters", "b": "MACs"}, "x_label": "share"},
+    ),
     "roofline": (ROOFLINE, {}),
 }
 
@@ -126,6 +130,10 @@ def test_what_is_drawn_comes_from_the_rows(kind):
     elif kind == "curves":
         assert [[1, 2], [2, 4], [4, 8], [8, 16]] in lines
         assert {text.get_text() for text in axes.texts} == {"batch 1", "batch 2", "batch 3"}
+    elif kind == "bars":
+        widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+        assert widths == [[0.2, 0.8], [0.7, 0.3]]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["parameters", "MACs"]
     else:
         ridge = 20.0  # 2e11 operations over 1e10 bytes per second
         assert [[0.5, 4.0]] in lines and [[60.0, 150.0]] in lines
@@ -213,7 +221,7 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
         ),
         (
             lambda: figures.save_figure("01-demo", CURVES, "curve", alt="A."),
-            "kind must be one of intervals, curves, roofline; received 'curve'. Did you mean 'curves'?",
+            "kind must be one of intervals, curves, bars, roofline; received 'curve'. Did you mean 'curves'?",
         ),
         (
             lambda: figures.save_figure("01-demo", [], "roofline", alt="A."),

@@ -65,6 +65,21 @@ def test_latency_counts_calls_and_orders_its_interval():
     assert (result.repeats, result.threads) == (20, measure.threads())
 
 
+def test_functions_are_timed_in_turns():
+    import time
+
+    calls = []
+    runs = {
+        "a": lambda: calls.append("a") or time.sleep(0.002),
+        "b": lambda: calls.append("b") or time.sleep(0.006),
+    }
+    seconds = measure.time_in_turns(runs, repeats=5, warmup=2)
+    assert calls == ["a", "b"] * 7
+    assert seconds["a"].shape == (5,) and seconds["a"].min() >= 0.002
+    _, low, _ = measure.interval(seconds["b"] / seconds["a"], statistic=np.median)
+    assert low > 1.5  # three times as long asleep, and each pair is measured together
+
+
 def test_peak_memory_sees_a_large_array():
     def allocate():
         block = np.ones(8_000_000)  # 64 MB, touched
