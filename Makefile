@@ -1,6 +1,6 @@
 # Everything happens in .venv; each target does the set-up it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test clean pins
+.PHONY: help setup book test benchmark clean pins
 STAMP := .venv/.installed
 NNOPT := .venv/bin/nnopt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -18,11 +18,14 @@ test: setup  ## lint, types, unit tests, every chapter recomputed in its quick p
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -m "not benchmark"
+	.venv/bin/python -m pytest
 	$(NNOPT) run --profile quick -p recompute true
 	$(NNOPT) check
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check
 	$(NNOPT) book
+
+benchmark: setup  ## print timings side by side; equal results are checked first
+	.venv/bin/python tests/benchmarks/fit_many.py
 
 clean:  ## remove what was made, except .venv and the computed rows in build/store
 	find build -mindepth 1 -maxdepth 1 ! -name store -exec rm -rf {} + 2>/dev/null || true
