@@ -158,7 +158,7 @@ def fit_many(
 
     Each seed's weights equal those of ``fit(build(spec, seed=seed, init=init), data, training, seed=seed)``
     up to float32 rounding. Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`.
-    Mixed precision is not offered here. Chapter 02 measures it.
+    Mixed precision is not offered here. Chapter 02 uses it; tests/benchmarks/fit_many.py measures it.
     """
     check_data(data, training)
     if not seeds or len(set(seeds)) != len(seeds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -510,19 +511,24 @@ def test_what_is_written_is_read_again(tmp_path_factory, content):
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """A disk that takes no file above 100 bytes, as a full one would (also refuses root)."""
+    """A disk that takes no file above 100 bytes, as a full one would (also refuses root).
+
+    Not a fixture: pytest writes its progress before it takes fixtures down, and its output may be a file.
+    """
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_a_full_disk_is_one_sentence_and_the_old_file_stays_whole(home, small_files):
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays_whole(home):
     path = home / "file"
     write_atomically(path, "old")
-    with pytest.raises(NnoptError) as refusal:
+    with pytest.raises(NnoptError) as refusal, small_files():
         write_atomically(path, "new" * 100)
     assert str(refusal.value) == (
         f"{path} could not be written: File too large. Free some space and run again; "
@@ -545,8 +551,8 @@ def test_no_space_left_reads_the_same(home, monkeypatch):
     assert not list(home.glob("*file*"))
 
 
-def test_a_full_disk_in_a_sweep_keeps_the_records_before_it(home, small_files):
-    with pytest.raises(NnoptError) as refusal:
+def test_a_full_disk_in_a_sweep_keeps_the_records_before_it(home):
+    with pytest.raises(NnoptError) as refusal, small_files():
         run_experiment("01-try", SETTINGS[:1], Counting())
     assert "could not be written: File too large. Free some space and run again" in str(refusal.value)
     assert record_files(home) == []
