@@ -278,8 +278,9 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        # What a run itself writes (rows, executed notebooks) is no edit of what made it.
+        made = (":(exclude)chapters/results", ":(exclude,glob)chapters/*.ipynb")
+        edits = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
+        return git("rev-parse", "HEAD") + ("+changes" if edits else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -186,7 +186,10 @@ def test_provenance_names_the_commit_and_loads_no_framework(home):
     code = "import sys; from nnopt_lib.experiment import provenance; print(provenance()['commit']);"
     code += "assert not {'torch', 'tensorflow', 'keras'} & set(sys.modules)"
     git = ["git", "-C", str(home), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-    (home / "file").write_text("1")
+    made = home / "chapters" / "results" / "01-try.jsonl"  # what a run writes does not count as an edit
+    made.parent.mkdir(parents=True)
+    for file in (home / "file", made, home / "chapters" / "01-try.ipynb"):
+        file.write_text("1")
 
     def commit_seen() -> str:
         return subprocess.run(
@@ -194,9 +197,12 @@ def test_provenance_names_the_commit_and_loads_no_framework(home):
         ).stdout.strip()
 
     assert commit_seen() == "None"
-    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
         subprocess.run([*git, *command], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    assert commit_seen() == head
+    made.write_text("2")
+    (home / "chapters" / "01-try.ipynb").write_text("2")
     assert commit_seen() == head
     (home / "file").write_text("2")
     assert commit_seen() == head + "+changes"
