@@ -73,7 +73,7 @@ def execute(
 
 
 def _fail(name: str, what: str, unfinished: Path) -> NoReturn:
-    raise NnoptError(f"chapter {name} {what}. What was done until then is in {unfinished}.")
+    raise NnoptError(f"chapter {name} {what.rstrip('.')}. What was done until then is in {unfinished}.")
 
 
 def _this_interpreter(environment: Mapping[str, str]) -> Any:

@@ -7,6 +7,7 @@ inputs and kernels are transposed here, both ways, so that everything outside se
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,10 @@ def _without_banner() -> Iterator[None]:
 
 
 with _without_banner():
+    # PyTorch's CUDA builds load Triton on first need; after TensorFlow its library ends the process with a
+    # segmentation fault (seen with torch 2.13, Triton 3.7 and TensorFlow 2.21), before TensorFlow it is fine.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
     import keras
     import tensorflow as tf
 

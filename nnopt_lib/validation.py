@@ -82,8 +82,8 @@ def _template_problems(chapter: Chapter, source: Any) -> Iterator[str]:
     yield from _section_problems(prose)
     if not any("claim(" in text for text in code):
         yield "no conclusion is recorded with claim(...)"
-    if "dropdown" not in prose:
-        yield "no exercise has a collapsed solution (class dropdown)"
+    if "<details>\n<summary>Solution" not in prose:  # HTML: collapsed in JupyterLab and in the book alike
+        yield "no exercise has a collapsed solution (<details> with <summary>Solution)"
     lengths = [len(text.strip().splitlines()) for text in code]
     if lengths and statistics.median(lengths) > MEDIAN_LINES:
         yield f"code cells have a median of {statistics.median(lengths):g} lines; {MEDIAN_LINES} are allowed"

@@ -81,10 +81,12 @@ claim("holds")
 
 ## Exercises
 
-:::{admonition} Solution
-:class: dropdown
+<details>
+<summary>Solution</summary>
+
 Nothing.
-:::
+
+</details>
 
 ## Summary
 
@@ -489,7 +491,7 @@ def test_a_chapter_by_the_template_passes(twin):
         ("## Where it fails", "## Summary of failures: where it fails\n\n## Summary", ""),
         ("## Claims", "## Where it ends", "a section whose heading has the word 'claims' is missing"),
         ("claim(", "note(", "no conclusion is recorded with claim(...)"),
-        (":class: dropdown", ":class: tip", "no exercise has a collapsed solution (class dropdown)"),
+        ("<details>", "<p>", "no exercise has a collapsed solution (<details> with <summary>Solution)"),
         ("Yes, it does.", "![](plot.svg)", "picture plot.svg has no alternative text"),
         ("Yes, it does.", "```{figure} plot.svg\n:width: 3\n```", "picture plot.svg has no alternative text"),
         ("Yes, it does.", "```{figure} plot.svg\n:alt: a line\n```", ""),

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.keras_backend import keras, tf  # loaded in its own way: see there
 from nnopt_lib.spec import initial_weights
 from tests.networks import CLASSICS, arrays, every_operation, networks
 
-torch = pytest.importorskip("torch")
-keras = pytest.importorskip("keras")
 pytestmark = [pytest.mark.torch, pytest.mark.keras]
 
 
@@ -186,8 +186,6 @@ def test_runner_and_seed():
 
 
 def test_a_missing_device_is_refused():
-    import tensorflow as tf
-
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU, so that naming it is no error")
     with pytest.raises(NnoptError) as error:

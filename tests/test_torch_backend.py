@@ -3,6 +3,7 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 
 import nnopt_lib as nnopt
@@ -10,7 +11,6 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.spec import NetSpec, Node, initial_weights
 from tests.networks import CLASSICS, arrays, every_operation, networks
 
-torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 

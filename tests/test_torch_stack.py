@@ -7,7 +7,6 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.spec import INITIALIZERS
 from tests.networks import CLASSICS, arrays, every_operation, networks
 
-pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 
