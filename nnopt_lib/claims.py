@@ -25,7 +25,7 @@ def claim(chapter: str, id: str, sentence: str, *, holds: bool, **numbers: Any) 
         numbers: what the sentence rests on (mean, low, high, ...), kept in the record.
 
     Example:
-        >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1)  # doctest: +SKIP
+        >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1)
         ✓ Two is more than one.
     """
     if not isinstance(holds, bool) and type(holds).__name__ not in ("bool", "bool_"):
@@ -59,6 +59,13 @@ def replay(
         because: the likely cause where the two differ; without one the ledger says "cause unknown".
 
     The verdict is *replayed, inside* when our interval and the published band overlap.
+
+    Example:
+        >>> replay(
+        ...     "00-demo", "x", quantity="accuracy, %", published=68, half_width=2,
+        ...     measured=(67.0, 66.5, 67.5), mark="V", source="greydanus2024scaling",
+        ... )
+        accuracy, %: published 68 ± 2 · ours 67 [66.5, 67.5] · replayed, inside
     """
     check_choice("mark", mark, MARKS)
     check_number("half_width", half_width, at_least=0)

@@ -68,8 +68,13 @@ def run_experiment(
     Each record is written the moment it is finished, so a killed run goes on where it stopped, and two runs
     at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON.
 
-    >>> settings = [Settings(seed=seed) for seed in range(10)]
-    >>> rows = run_experiment("01-held-out", settings, train_once, data=digits)
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Setting:
+        ...     seed: int
+        >>> rows = run_experiment("00-demo", [Setting(2), Setting(3)], lambda s: {"square": s.seed**2})
+        >>> [(row["seed"], row["square"]) for row in rows]
+        [(2, 4), (3, 9)]
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", experiment):
         refuse("the experiment's name must be made of letters, digits, - and _", repr(experiment))

@@ -48,6 +48,11 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     .png, the rows as .csv and the .manifest.json (options, run ids, seeds, versions, commit).
     Returns what a notebook cell shows as its last value.
     Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack.
+
+    Example:
+        >>> rows = [{"label": "network", "mean": 0.9, "low": 0.88, "high": 0.92}]
+        >>> save_figure("00-demo", rows, "intervals", x_label="accuracy", alt="A dot with its interval.").alt
+        'A dot with its interval.'
     """
     if not re.fullmatch(r"\d\d-[\w.-]+", name):  # also keeps it inside its folder
         refuse("a figure's name must begin with its chapter's number and -", repr(name), "As 01-held-out.")

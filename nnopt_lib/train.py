@@ -62,6 +62,11 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and those of PyTorch and Keras that are loaded already.
 
     A framework loaded later is seeded by `fit`, which calls this with its own seed.
+
+    Example:
+        >>> seed_everything(0)
+        >>> random.randrange(100)
+        49
     """
     import sys
 
@@ -80,12 +85,25 @@ def get_weights(model: Any) -> dict[str, np.ndarray]:
     """Copies of a model's weights as ``{"dense_1/kernel": (out, in, *spatial), ...}``, float32.
 
     Running statistics of batch normalization are included, shared parameters come once.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> get_weights(build(mlp((), inputs=64, outputs=10)))["dense_1/kernel"].shape
+        (10, 64)
     """
     return backend_of(model).get_weights(model)
 
 
 def set_weights(model: Any, weights: Mapping[str, np.ndarray]) -> None:
-    """Write `weights` (canonical names and layout) into `model`; nothing is written if anything differs."""
+    """Write `weights` (canonical names and layout) into `model`; all of them or none.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> model = build(mlp((), inputs=2, outputs=3))
+        >>> set_weights(model, {name: 0 * value for name, value in get_weights(model).items()})
+        >>> float(get_weights(model)["dense_1/kernel"].sum())
+        0.0
+    """
     adapter = backend_of(model)
     own = adapter.get_weights(model)
     if set(own) != set(weights):
@@ -103,6 +121,14 @@ def copy_weights(source: Any, target: Any) -> None:
     Weights are matched by canonical name. Where names differ (a user's own models), the same number of
     weights of equal shapes in the same order is matched in order; anything else is refused, `target`
     untouched.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> spec = mlp((), inputs=2, outputs=3)
+        >>> source, target = build(spec, "torch", seed=1), build(spec, "keras", seed=2)
+        >>> copy_weights(source, target)
+        >>> bool((get_weights(target)["dense_1/kernel"] == get_weights(source)["dense_1/kernel"]).all())
+        True
     """
     weights, names = get_weights(source), get_weights(target)
     if set(weights) != set(names):
@@ -133,7 +159,14 @@ def fit(model: Any, data: Data, training: Training, *, seed: int = 0, device: st
         seed: of the order of batches and of every generator (dropout, ...).
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
 
-    Equal seeds visit equal batches in both frameworks and in `fit_many`.
+    Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
+    examples, early stopping without validation data, a device that is not there, nothing to train.
+
+    Example:
+        >>> from nnopt_lib import load_data, mlp
+        >>> model, digits = build(mlp((32,), inputs=64, outputs=10)), load_data("digits")
+        >>> fit(model, digits, Training(epochs=2), device="cpu")["epoch"]
+        [1, 2]
     """
     check_data(data, training)
     adapter = backend_of(model)
@@ -159,6 +192,13 @@ def fit_many(
     Each seed's weights equal those of ``fit(build(spec, seed=seed, init=init), data, training, seed=seed)``
     up to float32 rounding. Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`.
     Mixed precision is not offered here. Chapter 02 uses it; tests/benchmarks/fit_many.py measures it.
+
+    Example:
+        >>> from nnopt_lib import load_data, mlp
+        >>> spec, digits = mlp((32,), inputs=64, outputs=10), load_data("digits")
+        >>> stack = fit_many(spec, digits, Training(epochs=1), seeds=range(50), device="cpu")
+        >>> len(stack.evaluate(digits.x_test, digits.y_test)), stack.weights(0)["dense_1/bias"].shape
+        (50, (32,))
     """
     check_data(data, training)
     if not seeds or len(set(seeds)) != len(seeds):
@@ -173,7 +213,13 @@ def fit_many(
 
 
 def predict(model: Any, x: np.ndarray, *, batch_size: int = 1024, device: str | None = None) -> np.ndarray:
-    """Logits of `model` for `x`, float32, in inference mode; ``device=None`` stays where the model is."""
+    """Logits of `model` for `x`, float32, in inference mode; ``device=None`` stays where the model is.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> predict(build(mlp((), inputs=2, outputs=3)), np.zeros((5, 2), np.float32)).shape
+        (5, 3)
+    """
     check_int("batch_size", batch_size, at_least=1)
     if len(x) == 0:
         refuse("predict needs at least one example", "none")
@@ -183,7 +229,14 @@ def predict(model: Any, x: np.ndarray, *, batch_size: int = 1024, device: str | 
 def evaluate(
     model: Any, x: np.ndarray, y: np.ndarray, *, batch_size: int = 1024, device: str | None = None
 ) -> dict[str, float]:
-    """`accuracy` (a fraction) and mean cross-entropy `loss` (nats) of `model` on (x, y)."""
+    """`accuracy` (a fraction) and mean cross-entropy `loss` (nats) of `model` on (x, y).
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> x, y = np.zeros((5, 2), np.float32), np.zeros(5, int)
+        >>> sorted(evaluate(build(mlp((), inputs=2, outputs=3)), x, y))
+        ['accuracy', 'loss']
+    """
     accuracy, loss = accuracy_and_loss(predict(model, x, batch_size=batch_size, device=device), y)
     return {"accuracy": accuracy, "loss": loss}
 
@@ -193,5 +246,10 @@ def runner(model: Any, x: np.ndarray, *, device: str | None = None) -> Callable[
 
     For `nnopt_lib.measure.latency` and `peak_memory`: `x` is on the device already, and the function
     returns when the device is done. The model stays in evaluation mode. Keras runs as tf.function.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> runner(build(mlp((), inputs=2, outputs=3)), np.zeros((5, 2), np.float32))().shape
+        torch.Size([5, 3])
     """
     return backend_of(model).runner(model, x, device)
