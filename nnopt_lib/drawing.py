@@ -276,12 +276,17 @@ def _settings(look: Mapping[str, Any]) -> Any:
     }
 
 
-def render(figure: Mapping[str, Any], style: str, width_inches: float | None, form: str) -> bytes:
-    """The bytes of one file. Equal rows give equal bytes: dates are left out."""
+def render(
+    figure: Mapping[str, Any], style: str, width_inches: float | None, formats: Sequence[str]
+) -> dict[str, bytes]:
+    """The bytes of a file per format, drawn once. Equal rows give equal bytes: dates are left out."""
     from matplotlib import rc_context
 
-    drawn, buffer = draw(figure, style, width_inches), io.BytesIO()
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
-    with rc_context(_settings(STYLES[style])):
-        drawn.savefig(buffer, format=form, dpi=200, metadata=undated)
-    return buffer.getvalue()
+    drawn, files = draw(figure, style, width_inches), {}
+    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    for form in formats:
+        buffer = io.BytesIO()
+        with rc_context(_settings(STYLES[style])):
+            drawn.savefig(buffer, format=form, dpi=200, metadata=undated.get(form))
+        files[form] = buffer.getvalue()
+    return files

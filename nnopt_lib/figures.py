@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, nearest, refuse
-from nnopt_lib.drawing import FORMATS, KINDS, STYLES, Rows, draw, render
+from nnopt_lib.drawing import FORMATS, KINDS, STYLES, Rows, render
 from nnopt_lib.experiment import provenance
 from nnopt_lib.store import plain, project_root, write_atomically
 
@@ -67,12 +67,22 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     figure = plain(figure, f"figure {name}")
     folder = project_root() / "build" / "figures" / name
     try:
-        draw(figure, "screen", None)
+        _write(figure, "screen", None, FORMATS, folder)
     except KeyError as error:
         refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
     write_atomically(folder / "figure.json", json.dumps(figure, indent=1, ensure_ascii=False) + "\n")
-    redraw(name)
     return Shown((folder / f"{name}.png").read_bytes(), alt)
+
+
+def _write(
+    figure: Mapping[str, Any], style: str, width_inches: float | None, formats: Sequence[str], folder: Path
+) -> list[Path]:
+    """Draw, then write the pictures, the rows and the manifest; nothing is written if drawing fails."""
+    files: dict[str, str | bytes] = {**render(figure, style, width_inches, formats)}
+    files |= {"csv": _as_csv(figure["rows"]), "manifest.json": json.dumps(_manifest(figure), indent=1) + "\n"}
+    for ending, content in files.items():
+        write_atomically(folder / f"{figure['name']}.{ending}", content)
+    return [folder / f"{figure['name']}.{ending}" for ending in files]
 
 
 def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
@@ -159,12 +169,4 @@ def redraw(
     except ValueError as error:
         refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
     folder = out or project_root() / "build" / "figures" / name / ("paper" if style == "paper" else ".")
-    written = []
-    for form in formats:
-        written.append(folder / f"{name}.{form}")
-        write_atomically(written[-1], render(figure, style, width_inches, form))
-    beside = {"csv": _as_csv(figure["rows"]), "manifest.json": json.dumps(_manifest(figure), indent=1) + "\n"}
-    for ending, text in beside.items():
-        written.append(folder / f"{name}.{ending}")
-        write_atomically(written[-1], text)
-    return written
+    return _write(figure, style, width_inches, formats, folder)
