@@ -1,7 +1,7 @@
 """Structure optimization and pruning of neural networks, in PyTorch and Keras: the course's library.
 
 Public names are listed here and loaded on first use, so that ``import nnopt_lib`` loads neither framework.
-``nnopt_lib.measure`` and ``nnopt_lib.figures`` are used as modules.
+``measure``, ``figures``, ``scores`` and ``schedules`` are used as modules.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ _HOME = {
     "builders": ["mlp", "cnn", "lenet_300_100", "lenet_5", "mnist1d_mlp", "mnist1d_cnn"],
     "experiment": ["run_experiment"],
     "claims": ["claim", "replay"],
+    "masks": ["Masks", "make_masks", "shuffle_masks"],
+    "pruning": [
+        "prunable",
+        "prune",
+        "apply_masks",
+        "hold",
+        "snapshot",
+        "rewind",
+        "reinitialize",
+        "iterative_prune",
+    ],
     "train": [
         "Training",
         "History",
@@ -39,7 +50,7 @@ _HOME = {
     ],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = ["measure", "figures"]
+_MODULES = ["measure", "figures", "schedules", "scores"]
 
 __all__ = [*_MODULE_OF, *_MODULES]
 

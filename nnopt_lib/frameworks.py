@@ -7,7 +7,7 @@ it only through here, by name, so that nothing imports a framework before a mode
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -29,8 +29,8 @@ class Backend(Protocol):
     def set_weights(self, model: Any, weights: dict[str, np.ndarray]) -> None:
         """Write all weights; names and shapes were checked before."""
 
-    def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, orders: Any) -> Any:
-        """Train in place and return the history."""
+    def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, hold: Any) -> Any:
+        """Train in place and return the history; ``hold(optimizer)`` is called before the first step."""
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
         """Outputs for `x` in inference mode."""
@@ -40,6 +40,25 @@ class Backend(Protocol):
 
     def seed(self, seed: int) -> None:
         """Seed the framework's own generators."""
+
+
+class MaskBackend(Protocol):
+    """What `torch_masks` and `keras_masks` offer: masks on a model's own weights."""
+
+    def prunable(self, model: Any) -> list[str]:
+        """Names of trainable kernels of dense, convolution and embedding layers."""
+
+    def weights(self, model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """The named weights, read one at a time; not to be changed."""
+
+    def apply(self, model: Any, masks: Mapping[str, np.ndarray]) -> None:
+        """Set what the masks remove to 0."""
+
+    def hold(self, model: Any, masks: Mapping[str, np.ndarray], optimizer: Any) -> Any:
+        """Mask weights and the optimizer's state after each of its steps; gives a handle with `remove`."""
+
+    def reinitialize(self, model: Any, seed: int) -> None:
+        """Draw all weights again."""
 
 
 def backend(framework: str) -> Backend:
@@ -65,3 +84,8 @@ def framework_of(model: Any) -> str:
 def backend_of(model: Any) -> Backend:
     """The adapter of the framework that `model` belongs to."""
     return backend(framework_of(model))
+
+
+def mask_backend_of(model: Any) -> MaskBackend:
+    """The adapter for masks of the framework that `model` belongs to."""
+    return cast(MaskBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_masks"))

@@ -19,7 +19,7 @@ from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
-from nnopt_lib.training import EarlyStopping, History, Training
+from nnopt_lib.training import EarlyStopping, History, Training, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
@@ -91,6 +91,7 @@ def build(spec: NetSpec, weights: dict[str, np.ndarray]) -> keras.Model:
         sources = [values[name] for name in node.inputs]
         values[node.name] = _layer(node, sources)
     model = keras.Model(inputs, values[spec.output])
+    model.spec = spec
     set_weights(model, weights)
     return model
 
@@ -166,18 +167,23 @@ def _pool(node: Node, x: Any, rank: int) -> Any:
 _PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance"}
 
 
-def _variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
+def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
     """Every floating variable with its canonical name and its layer; a shared layer comes once.
 
     ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
     """
     own = {id(v): layer for layer in model._flatten_layers() for v in [*layer._trainable_variables]}
     own |= {id(v): layer for layer in model._flatten_layers() for v in [*layer._non_trainable_variables]}
+    seen = set()
     for variable in model.weights:
         if variable.dtype.startswith(("float", "bfloat")):
             path, _, part = variable.path.rpartition("/")
-            name = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
-            yield f"{path}/{_PARTS.get(name, name)}", variable, own.get(id(variable))
+            part = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
+            name = f"{path}/{_PARTS.get(part, part)}"
+            if name in seen:
+                refuse("weights must have distinct names", f"{name} twice", "Name the layers differently.")
+            seen.add(name)
+            yield name, variable, own.get(id(variable))
 
 
 def to_canonical(layer: Any, name: str, value: np.ndarray) -> np.ndarray:
@@ -204,18 +210,17 @@ def _to_front(rank: int) -> tuple[int, ...]:
 
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Copies of all weights and running statistics, float32, in canonical names and layout."""
-    return {
-        name: np.ascontiguousarray(
-            to_canonical(layer, name, keras.ops.convert_to_numpy(variable).astype(np.float32))
-        )
-        for name, variable, layer in _variables(model)
-    }
+    """Copies of all weights and running statistics, in canonical names and layout; half becomes float32."""
+    weights = {}
+    for name, variable, layer in named_variables(model):
+        value = to_canonical(layer, name, keras.ops.convert_to_numpy(variable))
+        weights[name] = np.array(value, np.float32 if value.itemsize < 4 else value.dtype, order="C")
+    return weights
 
 
 def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
     """Write weights into the model's own variables."""
-    for name, variable, layer in _variables(model):
+    for name, variable, layer in named_variables(model):
         variable.assign(from_canonical(layer, name, weights[name], tuple(variable.shape)))
 
 
@@ -232,10 +237,10 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     return keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, epsilon=1e-8)
 
 
-def _make_step(model: keras.Model, training: Training) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _make_step(
+    model: keras.Model, training: Training, optimizer: keras.optimizers.Optimizer
+) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
-    optimizer = make_optimizer(training)
-    optimizer.build(model.trainable_variables)
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     decay = training.weight_decay if training.optimizer != "adamw" else 0.0
 
@@ -256,9 +261,14 @@ def _make_step(model: keras.Model, training: Training) -> Callable[[Any, Any], t
 
 
 def fit(
-    model: keras.Model, data: Data, training: Training, seed: int, device: str, orders: Callable[[int], Any]
+    model: keras.Model,
+    data: Data,
+    training: Training,
+    seed: int,
+    device: str,
+    hold: Callable[[keras.optimizers.Optimizer], Any],
 ) -> History:
-    """Train `model` in place. ``orders(epoch)`` gives the order of examples, the same as in PyTorch."""
+    """Train `model` in place; `hold` is given the optimizer before it starts."""
     if not model.built:
         model(channels_last(data.x_train[:1]))
     if not model.trainable_variables:
@@ -267,28 +277,34 @@ def fit(
     history, stopping, best = History(seed), EarlyStopping(training.patience), None
     begin = time.perf_counter()
     with _device(device):
-        step = _make_step(model, training)
-        for epoch in range(training.epochs):
-            order = orders(epoch)
-            sums = np.zeros(2)
-            for first in range(0, len(order), training.batch_size):
-                batch = order[first : first + training.batch_size]
-                loss, correct = step(tf.constant(x[batch]), tf.constant(y[batch]))
-                sums += [float(loss) * len(batch), int(correct)]
-            loss_mean, accuracy_mean = (sums / len(x)).tolist()
-            row = {"epoch": epoch + 1, "train_loss": loss_mean, "train_accuracy": accuracy_mean}
+        optimizer = make_optimizer(training)
+        optimizer.build(model.trainable_variables)
+        hold(optimizer)
+        train_step = _make_step(model, training, optimizer)
+        sums = np.zeros(3)  # loss, correct, examples since the last row
+        for step in plan(len(x), training):
+            if step.part.start == 0:
+                order = batch_order(len(x), training, seed, step.epoch)
+            batch = order[step.part]
+            loss, correct = train_step(tf.constant(x[batch]), tf.constant(y[batch]))
+            sums += [float(loss) * len(batch), int(correct), len(batch)]
+            if not step.report:
+                continue
+            row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
+            row |= {"train_loss": float(sums[0] / sums[2]), "train_accuracy": float(sums[1] / sums[2])}
             if len(data.x_validation):
                 logits = predict(model, data.x_validation, 4096, device)
                 accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
                 row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
             history.rows.append(row)
-            if stopping.better(epoch + 1, row.get("validation_loss", 0.0)) and training.patience is not None:
+            sums[:] = 0
+            if stopping.better(row.get("validation_loss", 0.0)) and training.patience is not None:
                 best = model.get_weights()
             if stopping.done:
                 break
     if best is not None:
         model.set_weights(best)
-    history.kept_epoch, history.duration_seconds = stopping.best_epoch, time.perf_counter() - begin
+    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
     return history
 
 

@@ -21,7 +21,7 @@ from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
-from nnopt_lib.training import EarlyStopping, History, Training
+from nnopt_lib.training import EarlyStopping, History, Training, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
@@ -163,7 +163,7 @@ _PARTS: list[tuple[tuple[type[nn.Module], ...], dict[str, str]]] = [
 ]
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every floating parameter and buffer under its canonical name; a shared parameter comes once."""
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -176,14 +176,20 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def get_weights(model: nn.Module) -> dict[str, np.ndarray]:
-    """Copies of all weights and running statistics, float32 at least, by canonical name."""
-    return {name: tensor.detach().cpu().float().numpy().copy() for name, tensor in _tensors(model)}
+    """Copies of all weights and running statistics by canonical name; half and bfloat16 become float32."""
+    return {name: as_array(tensor).copy() for name, tensor in named_tensors(model)}
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's own numbers where NumPy can see them; a copy from other devices and of smaller types."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype.itemsize < 4 else tensor).numpy()
 
 
 def set_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
     """Write weights into the model's own tensors (kept: device, type, identity)."""
     with torch.no_grad():
-        for name, tensor in _tensors(model):
+        for name, tensor in named_tensors(model):
             tensor.copy_(torch.as_tensor(weights[name]))
 
 
@@ -202,9 +208,14 @@ def make_optimizer(
 
 
 def fit(
-    model: nn.Module, data: Data, training: Training, seed: int, device: str, orders: Callable[[int], Any]
+    model: nn.Module,
+    data: Data,
+    training: Training,
+    seed: int,
+    device: str,
+    hold: Callable[[torch.optim.Optimizer], Any],
 ) -> History:
-    """Train `model` in place, on `device`, where it stays. ``orders(epoch)`` gives the order of examples."""
+    """Train `model` in place, on `device`, where it stays; `hold` is given the optimizer before it starts."""
     target = resolve_device(device)
     model.to(target)
     x, y = torch.as_tensor(data.x_train).to(target), torch.as_tensor(data.y_train).to(target)
@@ -212,42 +223,45 @@ def fit(
     if not trainable:
         refuse("a model needs at least one trainable parameter", "none")
     optimizer = make_optimizer(trainable, training)
+    hold(optimizer)
     amp = training.mixed_precision and target.type == "cuda"
     scaler = torch.amp.GradScaler(target.type, enabled=amp)
     history, stopping, best = History(seed), EarlyStopping(training.patience), {}
     begin = time.perf_counter()
-    for epoch in range(training.epochs):
-        model.train()
-        order = torch.from_numpy(orders(epoch)).to(target)
-        loss_sum = torch.zeros((), device=target)
-        correct = torch.zeros((), device=target)
-        for batch in order.split(training.batch_size):
-            optimizer.zero_grad()
-            with torch.autocast(target.type, torch.float16) if amp else contextlib.nullcontext():
-                logits = model(x[batch])
-                loss = F.cross_entropy(logits, y[batch])
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == y[batch]).sum()
-        row = {
-            "epoch": epoch + 1,
-            "train_loss": loss_sum.item() / len(x),
-            "train_accuracy": correct.item() / len(x),
-        }
+    model.train()
+    sums, seen = torch.zeros(2, device=target), 0  # loss and correct, examples since the last row
+    for step in plan(len(x), training):
+        if step.part.start == 0:
+            order = torch.from_numpy(batch_order(len(x), training, seed, step.epoch)).to(target)
+        batch = order[step.part]
+        optimizer.zero_grad()
+        with torch.autocast(target.type, torch.float16) if amp else contextlib.nullcontext():
+            logits = model(x[batch])
+            loss = F.cross_entropy(logits, y[batch])
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        correct = (logits.detach().argmax(1) == y[batch]).sum()
+        sums += torch.stack([loss.detach().float() * len(batch), correct])
+        seen += len(batch)
+        if not step.report:
+            continue
+        train_loss, train_accuracy = (sums / seen).tolist()
+        row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
+        row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
         if len(data.x_validation):
             logits = predict(model, data.x_validation, 4096, None)
             accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
             row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
         history.rows.append(row)
-        if stopping.better(epoch + 1, row.get("validation_loss", 0.0)) and training.patience is not None:
+        sums, seen = torch.zeros_like(sums), 0
+        if stopping.better(row.get("validation_loss", 0.0)) and training.patience is not None:
             best = copy.deepcopy(model.state_dict())
         if stopping.done:
             break
     if best:
         model.load_state_dict(best)
-    history.kept_epoch, history.duration_seconds = stopping.best_epoch, time.perf_counter() - begin
+    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
     return history
 
 

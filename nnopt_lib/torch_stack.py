@@ -10,7 +10,7 @@ writing the few operations out is faster, since folding seeds into the batch or 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import make_optimizer, plain_function, resolve_device
-from nnopt_lib.training import EarlyStopping, History, Training, batch_order
+from nnopt_lib.training import EarlyStopping, History, Step, Training, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
@@ -33,7 +33,12 @@ class Stack:
     """S trained networks of one description. `histories[i]` and `weights(i)` belong to ``seeds[i]``."""
 
     def __init__(
-        self, spec: NetSpec, seeds: Sequence[int], weights: list[dict[str, np.ndarray]], device: str
+        self,
+        spec: NetSpec,
+        seeds: Sequence[int],
+        weights: Sequence[Mapping[str, np.ndarray]],
+        masks: Sequence[Mapping[str, np.ndarray] | None],
+        device: str,
     ) -> None:
         self.spec, self.seeds, self.device = spec, list(seeds), resolve_device(device)
         self.histories = [History(seed) for seed in seeds]
@@ -42,6 +47,18 @@ class Stack:
             name: torch.from_numpy(np.stack([w[name] for w in weights])).to(self.device)
             for name in weights[0]
         }
+        self._masks = self._stacked(masks)  # of the same shapes, for those that a mask names; True = keep
+        for name, mask in self._masks.items():
+            self._values[name].masked_fill_(~mask, 0)
+
+    def _stacked(self, masks: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, torch.Tensor]:
+        names = {name for own in masks if own for name in own}
+        stacked = {}
+        for name in sorted(names):
+            whole = np.ones(self._values[name].shape[1:], bool)
+            arrays = [own[name] if own and name in own else whole for own in masks]
+            stacked[name] = torch.from_numpy(np.stack(arrays)).to(self.device)
+        return stacked
 
     def weights(self, index: int) -> dict[str, np.ndarray]:
         """Copies of one network's weights, by canonical name, as `set_weights` takes them."""
@@ -125,7 +142,7 @@ class Stack:
     # -------------------------------------------------------------- training
 
     def fit(self, data: Data, training: Training) -> None:
-        """Train every network of the stack; afterwards the weights are those of each seed's kept epoch."""
+        """Train every network of the stack; afterwards the weights are those of each seed's kept row."""
         begin = time.perf_counter()
         x, y = torch.as_tensor(data.x_train).to(self.device), torch.as_tensor(data.y_train).to(self.device)
         trainable = [
@@ -133,65 +150,68 @@ class Stack:
         ]
         optimizer = make_optimizer(trainable, training, fused=self.device.type != "mps")
         stoppings = [EarlyStopping(training.patience) for _ in self.seeds]
-        kept = {name: value.detach().clone() for name, value in self._values.items()}
-        for epoch in range(training.epochs):
-            rows = self._epoch(x, y, training, epoch, optimizer)
-            if len(data.x_validation):
-                for row, scores in zip(
-                    rows, self.evaluate(data.x_validation, data.y_validation), strict=True
-                ):
-                    row |= {f"validation_{name}": scores[name] for name in ("loss", "accuracy")}
-            self._record(rows, stoppings, kept, training)
+        kept = {} if training.patience is None else {n: v.detach().clone() for n, v in self._values.items()}
+        sums = torch.zeros(2, len(self.seeds), device=self.device)  # loss, correct since the last row
+        seen = 0
+        for step in plan(len(x), training):
+            if step.part.start == 0:
+                orders = [batch_order(len(x), training, seed, step.epoch) for seed in self.seeds]
+                order = torch.from_numpy(np.stack(orders)).to(self.device)  # (seeds, examples)
+            batch = order[:, step.part]
+            sums += self._step(x, y, batch, optimizer)
+            seen += batch.shape[1]
+            if step.report:
+                self._record(step, (sums / seen).tolist(), data, stoppings, kept)
+                sums.zero_()
+                seen = 0
             if all(stopping.done for stopping in stoppings):
                 break
         for value in trainable:
             value.requires_grad_(False)
-        if training.patience is not None:
+        if kept:
             self._values = kept
         for history, stopping in zip(self.histories, stoppings, strict=True):
-            history.kept_epoch, history.duration_seconds = stopping.best_epoch, time.perf_counter() - begin
+            history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
 
-    def _epoch(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        training: Training,
-        epoch: int,
-        optimizer: torch.optim.Optimizer,
-    ) -> list[dict[str, float]]:
-        """One pass over the training set by all networks, each in its own order."""
-        seeds = len(self.seeds)
-        orders = torch.from_numpy(np.stack([batch_order(len(x), training, s, epoch) for s in self.seeds]))
-        loss_sum = torch.zeros(seeds, device=self.device)
-        correct = torch.zeros(seeds, device=self.device)
-        for batch in orders.to(self.device).split(training.batch_size, 1):  # (seeds, batch)
-            flat = batch.reshape(-1)
-            inputs = x.index_select(0, flat).view(seeds, -1, *x.shape[1:])
-            labels = y.index_select(0, flat).view(seeds, -1)
-            # Classes before examples: the softmax over a last axis of ten is nine times slower on a CPU.
-            logits = self._forward(inputs, training=True).transpose(1, 2).contiguous()
-            losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
-            optimizer.zero_grad()
-            losses.sum().backward()  # no parameter is shared, so each seed gets its own loss's gradient
-            optimizer.step()
-            loss_sum += losses.detach() * batch.shape[1]
-            # max, not argmax: over a middle axis its indices come fifteen times sooner
-            correct += (logits.detach().max(1).indices == labels).sum(1)
-        means = zip((loss_sum / len(x)).tolist(), (correct / len(x)).tolist(), strict=True)
-        return [{"epoch": epoch + 1, "train_loss": a, "train_accuracy": b} for a, b in means]
+    def _step(
+        self, x: torch.Tensor, y: torch.Tensor, batch: torch.Tensor, optimizer: torch.optim.Optimizer
+    ) -> torch.Tensor:
+        """One optimizer step of all networks, each on its own examples; (sum of losses, correct) per seed."""
+        seeds, flat = len(self.seeds), batch.reshape(-1)
+        inputs = x.index_select(0, flat).view(seeds, -1, *x.shape[1:])
+        labels = y.index_select(0, flat).view(seeds, -1)
+        # Classes before examples: the softmax over a last axis of ten is nine times slower on a CPU.
+        logits = self._forward(inputs, training=True).transpose(1, 2).contiguous()
+        losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
+        optimizer.zero_grad()
+        losses.sum().backward()  # no parameter is shared, so each seed gets its own loss's gradient
+        for name, mask in self._masks.items():
+            # Removed weights and their optimizer state start at 0; without a gradient they stay there.
+            self._values[name].grad.mul_(mask)  # type: ignore[union-attr]
+        optimizer.step()
+        # max, not argmax: over a middle axis its indices come fifteen times sooner
+        correct = (logits.detach().max(1).indices == labels).sum(1)
+        return torch.stack([losses.detach() * batch.shape[1], correct])
 
     def _record(
         self,
-        rows: list[dict[str, float]],
+        step: Step,
+        means: list[list[float]],
+        data: Data,
         stoppings: list[EarlyStopping],
         kept: dict[str, torch.Tensor],
-        training: Training,
     ) -> None:
-        """Add this epoch's rows; keep the weights of seeds that are better now; leave seeds that are done."""
-        for index, (row, stopping) in enumerate(zip(rows, stoppings, strict=True)):
+        """Add a row per seed; keep the weights of seeds that are better now; leave seeds that are done."""
+        validation: list[dict[str, float]] = [{} for _ in self.seeds]
+        if len(data.x_validation):
+            validation = self.evaluate(data.x_validation, data.y_validation)
+        for index, stopping in enumerate(stoppings):
             if stopping.done:
                 continue
+            row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
+            row |= {"train_loss": means[0][index], "train_accuracy": means[1][index]}
+            row |= {f"validation_{n}": v for n, v in validation[index].items() if n in ("loss", "accuracy")}
             self.histories[index].rows.append(row)
-            if stopping.better(int(row["epoch"]), row.get("validation_loss", 0.0)) and training.patience:
-                for name, value in self._values.items():
-                    kept[name][index] = value[index].detach()
+            if stopping.better(row.get("validation_loss", 0.0)):
+                for name in kept:
+                    kept[name][index] = self._values[name][index].detach()

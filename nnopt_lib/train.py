@@ -14,9 +14,11 @@ import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of
+from nnopt_lib.masks import Masks, check_match
 from nnopt_lib.measure import accuracy_and_loss
+from nnopt_lib.pruning import hold
 from nnopt_lib.spec import NetSpec, initial_weights
-from nnopt_lib.training import History, Training, batch_order, check_data
+from nnopt_lib.training import History, Training, check_data
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
@@ -149,7 +151,15 @@ def _listed(weights: Mapping[str, np.ndarray]) -> str:
 # ---------------------------------------------------------------- training and inference
 
 
-def fit(model: Any, data: Data, training: Training, *, seed: int = 0, device: str = "auto") -> History:
+def fit(
+    model: Any,
+    data: Data,
+    training: Training,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    masks: Masks | None = None,
+) -> History:
     """Train `model` in place by `training` and return its `History`.
 
     Parameters:
@@ -158,6 +168,7 @@ def fit(model: Any, data: Data, training: Training, *, seed: int = 0, device: st
             set is not looked at.
         seed: of the order of batches and of every generator (dropout, ...).
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
+        masks: removed weights, held at 0 throughout (chapter 09).
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
     examples, early stopping without validation data, a device that is not there, nothing to train.
@@ -172,10 +183,11 @@ def fit(model: Any, data: Data, training: Training, *, seed: int = 0, device: st
     adapter = backend_of(model)
     seed_everything(seed)
 
-    def orders(epoch: int) -> np.ndarray:
-        return batch_order(len(data.x_train), training, seed, epoch)
+    def hold_masks(optimizer: Any) -> None:
+        if masks is not None:
+            hold(model, masks, optimizer)
 
-    return adapter.fit(model, data, training, seed, device, orders)
+    return adapter.fit(model, data, training, seed, device, hold_masks)
 
 
 def fit_many(
@@ -185,13 +197,20 @@ def fit_many(
     *,
     seeds: Sequence[int],
     init: str = "glorot_uniform",
+    weights: Sequence[Mapping[str, np.ndarray]] | None = None,
+    masks: Sequence[Masks | None] | None = None,
     device: str = "auto",
 ) -> Stack:
     """Train one network of `spec` per seed, all in one program (PyTorch); much faster for small networks.
 
-    Each seed's weights equal those of ``fit(build(spec, seed=seed, init=init), data, training, seed=seed)``
-    up to float32 rounding. Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`.
-    Mixed precision is not offered here. Chapter 02 uses it; tests/benchmarks/fit_many.py measures it.
+    Parameters:
+        seeds: of first weights and batch order, one per network; may repeat where weights or masks differ.
+        weights: what each network starts from, instead of first weights drawn by its seed and `init`.
+        masks: what each network is held to, None for a dense one.
+
+    Each network's weights equal those of `fit` on its own, with the same seed, up to float32 rounding.
+    Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`. Mixed precision is not
+    offered here. Chapters 02 and 10 use it; tests/benchmarks/fit_many.py measures it.
 
     Example:
         >>> from nnopt_lib import load_data, mlp
@@ -201,15 +220,35 @@ def fit_many(
         (50, (32,))
     """
     check_data(data, training)
-    if not seeds or len(set(seeds)) != len(seeds):
+    repeats = weights is None and masks is None and len(set(seeds)) != len(seeds)
+    if not seeds or repeats:
         refuse("seeds must be distinct, and at least one", list(seeds))
+    starts: list[Mapping[str, np.ndarray]] = (
+        [initial_weights(spec, seed, init) for seed in seeds] if weights is None else list(weights)
+    )
+    held: list[Masks | None] = [None] * len(seeds) if masks is None else list(masks)
+    _check_networks(spec, len(seeds), starts, held)
     if training.mixed_precision:
         refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
     from nnopt_lib.torch_stack import Stack
 
-    stack = Stack(spec, seeds, [initial_weights(spec, seed, init) for seed in seeds], device)
+    stack = Stack(spec, seeds, starts, held, device)
     stack.fit(data, training)
     return stack
+
+
+def _check_networks(
+    spec: NetSpec, count: int, weights: list[Mapping[str, np.ndarray]], masks: list[Masks | None]
+) -> None:
+    """Refuse starting weights or masks that are not one per network, or do not fit the description."""
+    for what, values in (("weights", weights), ("masks", masks)):
+        if len(values) != count:
+            refuse(f"{what} must be one per seed, {count}", len(values))
+    shapes = spec.parameter_shapes(trainable=False)
+    for own, mask in zip(weights, masks, strict=True):
+        check_match(own, shapes, "weights")
+        if mask is not None:
+            check_match(mask, {name: shapes[name] for name in mask if name in shapes})
 
 
 def predict(model: Any, x: np.ndarray, *, batch_size: int = 1024, device: str | None = None) -> np.ndarray:

@@ -6,8 +6,9 @@ give equal weights up to rounding. No framework is imported here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,15 @@ class Training:
 
     Parameters:
         epochs: passes over the training set, at least 1.
+        steps: exactly so many optimizer steps instead, ending within an epoch if need be.
         batch_size: examples per optimizer step; the last batch of an epoch may be smaller.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``, with PyTorch's definitions in both frameworks.
         learning_rate: above 0, constant.
         momentum, nesterov: for ``"sgd"`` only.
         weight_decay: added to the gradient (sgd, adam) or decoupled (adamw), at least 0.
-        patience: stop after so many epochs without a better validation loss and go back to the best
-            epoch's weights; None trains to the end and never looks at validation data to decide.
+        report_every: optimizer steps between rows of the `History`; None gives one row per epoch.
+        patience: stop after so many rows without a better validation loss and go back to the weights of the
+            best; None trains to the end and never looks at validation data to decide.
         shuffle: draw a new order of the training set for every epoch; False keeps the data's order.
         mixed_precision: float16 autocast on CUDA (PyTorch); other devices ignore it. In Keras set a
             dtype policy before the model is made.
@@ -48,6 +51,8 @@ class Training:
     patience: int | None = None
     shuffle: bool = True
     mixed_precision: bool = False
+    steps: int | None = None
+    report_every: int | None = None
 
     def __post_init__(self) -> None:
         check_int("epochs", self.epochs, at_least=1)
@@ -61,58 +66,85 @@ class Training:
             refuse("momentum and nesterov belong to sgd", self.optimizer, "Leave them out.")
         if self.nesterov and not self.momentum:
             refuse("nesterov needs a momentum above 0", self.momentum)
-        if self.patience is not None:
-            check_int("patience", self.patience, at_least=1)
+        for name in ("patience", "steps", "report_every"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), at_least=1)
 
 
 @dataclass
 class History:
-    """What happened in training: one row per epoch, the epoch whose weights were kept, the seconds it took.
+    """What happened in training: its rows, which row's weights were kept, the seconds it took.
 
-    Rows have `epoch` (from 1), `train_loss` and `train_accuracy` (mean over the epoch's batches as they were
-    trained) and, where there is validation data, `validation_loss` and `validation_accuracy`.
+    Rows have `epoch` and `step` (both from 1), `train_loss` and `train_accuracy` (means over the batches
+    since the row before, as they were trained) and, where there is validation data, `validation_loss` and
+    `validation_accuracy`.
     """
 
     seed: int
     rows: list[dict[str, float]] = field(default_factory=list)
-    kept_epoch: int = 0
+    kept_row: int = 0  # from 1
     duration_seconds: float = 0.0
 
+    @property
+    def kept(self) -> dict[str, float]:
+        """The row whose weights the model has now; empty before training."""
+        return self.rows[self.kept_row - 1] if self.rows else {}
+
     def __repr__(self) -> str:
-        kept = self.rows[self.kept_epoch - 1] if self.rows else {}
-        numbers = ", ".join(f"{name} {value:.2f}" for name, value in kept.items() if name != "epoch")
-        return f"History(seed {self.seed}, {len(self.rows)} epochs, kept {self.kept_epoch}: {numbers})"
+        numbers = ", ".join(f"{n} {v:.2f}" for n, v in self.kept.items() if n not in ("epoch", "step"))
+        kept = f"kept step {self.kept['step']}: {numbers}" if self.kept else "no row yet"
+        return f"History(seed {self.seed}, {len(self.rows)} rows, {kept})"
 
     def __getitem__(self, name: str) -> list[float]:
-        """One column over all epochs, as ``history["validation_loss"]``."""
+        """One column over all rows, as ``history["validation_loss"]``."""
         return [row[name] for row in self.rows]
 
 
 class EarlyStopping:
-    """Decides, from validation losses alone, which epoch to keep and when to stop."""
+    """Decides, from validation losses alone, which row's weights to keep and when to stop."""
 
     def __init__(self, patience: int | None) -> None:
-        self.patience, self.best_loss, self.best_epoch, self.last_epoch = patience, np.inf, 0, 0
+        self.patience, self.best_loss, self.best_row, self.last_row = patience, np.inf, 0, 0
 
-    def better(self, epoch: int, loss: float) -> bool:
-        """Record `loss` of `epoch` (from 1); True if its weights are now the ones to keep."""
-        self.last_epoch = epoch
+    def better(self, loss: float) -> bool:
+        """Record the loss of the next row; True if its weights are now the ones to keep."""
+        self.last_row += 1
         if self.patience is None or loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch
+            self.best_loss, self.best_row = loss, self.last_row
             return True
         return False
 
     @property
     def done(self) -> bool:
-        """Whether `patience` epochs have passed without a better loss."""
-        return self.patience is not None and self.last_epoch - self.best_epoch >= self.patience
+        """Whether `patience` rows have passed without a better loss."""
+        return self.patience is not None and self.last_row - self.best_row >= self.patience
+
+
+class Step(NamedTuple):
+    """One optimizer step: epoch and number (from 1), its part of the epoch's order, whether a row follows."""
+
+    epoch: int
+    number: int
+    part: slice
+    report: bool
+
+
+def plan(examples: int, training: Training) -> Iterator[Step]:
+    """All optimizer steps of a recipe; one whose part starts at 0 begins an epoch, with its own order."""
+    per_epoch = -(-examples // training.batch_size)
+    last = training.steps or training.epochs * per_epoch
+    for number in range(1, last + 1):
+        epoch, place = divmod(number - 1, per_epoch)
+        part = slice(place * training.batch_size, (place + 1) * training.batch_size)
+        report = number % (training.report_every or per_epoch) == 0 or number == last
+        yield Step(epoch + 1, number, part, report)
 
 
 def batch_order(examples: int, training: Training, seed: int, epoch: int) -> np.ndarray:
-    """The order in which `epoch` (from 0) visits the training set: int64 indices, shape (examples,)."""
+    """The order in which `epoch` (from 1) visits the training set: int64 indices, shape (examples,)."""
     if not training.shuffle:
         return np.arange(examples)
-    return np.random.default_rng([seed, epoch]).permutation(examples)
+    return np.random.default_rng([seed, epoch - 1]).permutation(examples)
 
 
 def check_data(data: Any, training: Training) -> None:

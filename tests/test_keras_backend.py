@@ -127,7 +127,7 @@ def test_early_stopping_goes_back_to_the_best_epoch():
     model = nnopt.build(nnopt.mlp((32,), inputs=12, outputs=4), "keras")
     history = nnopt.fit(model, data, training, seed=1)
     losses = history["validation_loss"]
-    assert len(losses) < 40 and history.kept_epoch == int(np.argmin(losses)) + 1
+    assert len(losses) < 40 and history.kept_row == int(np.argmin(losses)) + 1
     assert nnopt.evaluate(model, data.x_validation, data.y_validation)["loss"] == pytest.approx(
         min(losses), abs=1e-6
     )

@@ -26,10 +26,13 @@ book running validation environment
 chapters
 execution
 train
-torch_stack
+pruning
+torch_stack torch_masks keras_masks
 torch_backend keras_backend
 frameworks training
-measure builders
+masks
+selection allocation
+measure builders scores schedules
 spec
 operations
 data figures claims
@@ -38,7 +41,7 @@ store
 checks
 """
 FRAMEWORK_MODULES = {
-    "torch": {"torch_backend", "torch_stack"},
+    "torch": {"torch_backend", "torch_stack", "torch_masks"},
     "keras": {"keras_backend"},
     "tensorflow": {"keras_backend"},
 }

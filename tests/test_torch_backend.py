@@ -101,7 +101,7 @@ def test_fit_equals_a_loop_written_by_hand(name):
     ):
         np.testing.assert_allclose(a, b, atol=1e-6, err_msg=key)
     assert history["train_loss"] == pytest.approx(losses, abs=1e-5)
-    assert history.kept_epoch == 3 and [row["epoch"] for row in history.rows] == [1, 2, 3]
+    assert history.kept_row == 3 and [row["epoch"] for row in history.rows] == [1, 2, 3]
 
 
 def test_early_stopping_goes_back_to_the_best_epoch():
@@ -110,7 +110,7 @@ def test_early_stopping_goes_back_to_the_best_epoch():
     model = nnopt.build(nnopt.mlp((32,), inputs=12, outputs=4))
     history = nnopt.fit(model, data, training, seed=1)
     losses = history["validation_loss"]
-    assert len(losses) < 60 and history.kept_epoch == int(np.argmin(losses)) + 1 == len(losses) - 4
+    assert len(losses) < 60 and history.kept_row == int(np.argmin(losses)) + 1 == len(losses) - 4
     assert nnopt.evaluate(model, data.x_validation, data.y_validation)["loss"] == pytest.approx(
         min(losses), abs=1e-6
     )

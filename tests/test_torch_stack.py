@@ -24,7 +24,7 @@ def assert_equal_to_loop(spec, data, training, seeds, init="glorot_uniform", ato
         assert list(own) == list(weights)
         for name, value in weights.items():
             np.testing.assert_allclose(own[name], value, atol=atol, err_msg=f"seed {seed}: {name}")
-        assert stack.histories[index].kept_epoch == history.kept_epoch
+        assert stack.histories[index].kept_row == history.kept_row
         assert len(stack.histories[index].rows) == len(history.rows)
         for column in history.rows[0]:
             np.testing.assert_allclose(stack.histories[index][column], history[column], atol=1e-3)
@@ -67,7 +67,7 @@ def test_random_networks_give_the_loops_outputs(spec):
     from nnopt_lib.torch_stack import Stack
 
     seeds = [4, 9]
-    stack = Stack(spec, seeds, [initial_weights(spec, seed) for seed in seeds], "cpu")
+    stack = Stack(spec, seeds, [initial_weights(spec, seed) for seed in seeds], [None] * len(seeds), "cpu")
     x = np.random.default_rng(0).normal(size=(3, *spec.input_shape)).astype(np.float32)
     for index, seed in enumerate(seeds):
         expected = nnopt.predict(nnopt.build(spec, seed=seed), x)
@@ -79,7 +79,7 @@ def test_early_stopping_is_each_seeds_own():
     training = nnopt.Training(epochs=40, batch_size=8, learning_rate=0.1, momentum=0.9, patience=2)
     spec = nnopt.mlp((16,), inputs=12, outputs=4)
     stack = assert_equal_to_loop(spec, data, training, list(range(6)), atol=1e-3)
-    assert len({history.kept_epoch for history in stack.histories}) > 1
+    assert len({history.kept_row for history in stack.histories}) > 1
 
 
 def test_a_seeds_result_does_not_depend_on_its_neighbors():

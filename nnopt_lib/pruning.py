@@ -1,0 +1,243 @@
+"""The verbs of weight pruning, the same for PyTorch and Keras: prune, hold, rewind, and the controls.
+
+Masks live outside the model. Its weights stay ordinary parameters, so that it can be copied, saved, compiled
+and exported before, during and after. Chapters 09 and 10 teach them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, check_int, nearest, refuse
+from nnopt_lib.frameworks import backend_of, mask_backend_of
+from nnopt_lib.masks import Masks, check_match, make_masks
+from nnopt_lib.scores import SCORES
+from nnopt_lib.spec import initial_weights
+
+
+def prunable(model: Any) -> list[str]:
+    """Canonical names of what `prune` prunes by default: kernels of dense, convolution and embedding layers.
+
+    Frozen ones are left out and shared ones come once. Biases and normalization can be named all the same.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> prunable(build(mlp((3,), inputs=4, outputs=2)))
+        ['dense_1/kernel', 'dense_2/kernel']
+    """
+    return mask_backend_of(model).prunable(model)
+
+
+def prune(
+    model: Any,
+    *,
+    sparsity: float | None = None,
+    score: str | Mapping[str, np.ndarray] = "magnitude",
+    scope: str = "global",
+    allocation: str = "uniform",
+    granularity: str = "weight",
+    previous: Masks | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Masks:
+    """Remove the weights of lowest score: set them to 0 in `model`, and return the masks.
+
+    Parameters:
+        model: any torch module or built Keras 3 model.
+        sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count.
+        score: ``"magnitude"``, ``"random"``, or saliency scores by canonical name, larger = keep.
+        scope, allocation, granularity, previous: as in `make_masks`, which states the rules.
+        names: canonical names of the weights to rank; by default those of `prunable`.
+        seed: of random scores.
+
+    The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
+    changed: those of `make_masks`; an unknown score or name; nothing to prune.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> prune(build(mlp((), inputs=64, outputs=10)), sparsity=0.9)
+        Masks(sparsity 0.9: 576 of 640 weights removed, 1 array)
+    """
+    backend = mask_backend_of(model)
+    if names is None:
+        names = previous if previous is not None else backend.prunable(model)  # type: ignore[assignment]
+        if not names:
+            refuse(
+                "a model to prune needs a trainable kernel of a dense, convolution or embedding layer", "none"
+            )
+    weights = _named(model, list(names or []))
+    if isinstance(score, str) or not isinstance(score, Mapping):
+        scores = SCORES[check_choice("score", score, SCORES)](
+            weights, seed=check_int("seed", seed, at_least=0)
+        )
+    else:
+        check_match(score, {name: weights[name].shape for name in weights}, "scores")
+        scores = {name: score[name] for name in weights}
+    masks = make_masks(
+        scores,
+        sparsity=sparsity,
+        scope=scope,
+        allocation=allocation,
+        granularity=granularity,
+        previous=previous,
+    )
+    backend.apply(model, masks)
+    return masks
+
+
+def _named(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The weights of these names; an unknown one is refused with the nearest there is."""
+    weights = mask_backend_of(model).weights(model, names)
+    for name in names:
+        if name not in weights:
+            refuse(
+                f"the model has no weight {name!r}", None, nearest(name, backend_of(model).get_weights(model))
+            )
+    return weights
+
+
+def _check(model: Any, masks: Mapping[str, np.ndarray]) -> None:
+    weights = mask_backend_of(model).weights(model, list(masks))
+    check_match(masks, {name: weights[name].shape for name in weights})
+
+
+def apply_masks(model: Any, masks: Masks) -> None:
+    """Set to 0 what `masks` removed; refuses masks whose names or shapes are not the model's, listing them.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> spec = mlp((3,), inputs=4, outputs=2)
+        >>> apply_masks(build(spec, seed=2), prune(build(spec, seed=1), sparsity=0.5))
+    """
+    _check(model, masks)
+    mask_backend_of(model).apply(model, masks)
+
+
+def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
+    """Keep zeros at zero: mask the weights and the optimizer's state now and after each of its steps.
+
+    Parameters:
+        optimizer: the one that trains `model`. For Keras by default the one that it was compiled with.
+
+    Works under any training loop, since it follows the optimizer: momentum, adaptive steps and weight decay
+    cannot move a removed weight, nor keep a memory of it. Returns a handle whose `remove()` ends it; holding
+    again on the same optimizer replaces the masks. A Keras loop of your own that is a `tf.function` must be
+    traced after this call. Errors: an optimizer that does not own the masked weights; masks for another
+    model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+        >>> handle = hold(model, prune(model, sparsity=0.5), optimizer)
+        >>> handle.remove()
+    """
+    _check(model, masks)
+    return mask_backend_of(model).hold(model, masks, optimizer)
+
+
+# ---------------------------------------------------------------- rewinding and controls
+
+
+def snapshot(model: Any) -> dict[str, np.ndarray]:
+    """Copies of all weights and running statistics, to `rewind` to.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> sorted(snapshot(build(mlp((), inputs=4, outputs=2))))
+        ['dense_1/bias', 'dense_1/kernel']
+    """
+    return backend_of(model).get_weights(model)
+
+
+def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = None) -> None:
+    """Put the weights of a `snapshot` back, bit by bit, and set to 0 what `masks` removed.
+
+    To the start of training this is "reset to initialization" (Frankle & Carbin 2019), to an early step it is
+    rewinding (Frankle et al. 2020). Chapter 10 compares them.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> model = build(mlp((3,), inputs=4, outputs=2))
+        >>> first = snapshot(model)
+        >>> rewind(model, first, prune(model, sparsity=0.5))
+    """
+    own = backend_of(model).get_weights(model)
+    check_match(weights, {name: value.shape for name, value in own.items()}, "weights")
+    if masks is not None:
+        _check(model, masks)
+    backend_of(model).set_weights(model, dict(weights))
+    if masks is not None:
+        mask_backend_of(model).apply(model, masks)
+
+
+def reinitialize(model: Any, *, seed: int, init: str = "glorot_uniform") -> None:
+    """Draw all weights again: the control that keeps a mask and loses the first weights.
+
+    A network of `build` is drawn as ``build(spec, seed=seed, init=init)`` would be. Any other model uses the
+    initializers of its own layers (`reset_parameters` in PyTorch), and `init` plays no part.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> reinitialize(build(mlp((3,), inputs=4, outputs=2)), seed=7)
+    """
+    check_int("seed", seed, at_least=0)
+    spec = getattr(model, "spec", None)
+    if spec is not None:
+        backend_of(model).set_weights(model, initial_weights(spec, seed, init))
+    else:
+        mask_backend_of(model).reinitialize(model, seed)
+
+
+# ---------------------------------------------------------------- levels
+
+
+@dataclass(frozen=True)
+class Level:
+    """One round of pruning and training: its number from 0, its masks, what `train` returned."""
+
+    index: int
+    masks: Masks
+    result: Any
+
+    @property
+    def sparsity(self) -> float:
+        """The achieved sparsity of the masks."""
+        return self.masks.sparsity
+
+
+def iterative_prune(
+    model: Any,
+    train: Callable[[Any, Masks], Any],
+    sparsities: Iterable[float],
+    *,
+    rewind_to: Mapping[str, np.ndarray] | None = None,
+    **options: Any,
+) -> Iterator[Level]:
+    """Prune, rewind if asked, train, for each cumulative target; yields a `Level` after each training.
+
+    Parameters:
+        train: function of (model, masks) that trains and keeps the zeros, with `fit(masks=...)` or `hold`.
+        sparsities: rising targets, as `nnopt_lib.schedules` makes them; begin with 0 to train dense first.
+        rewind_to: a `snapshot` to go back to after each pruning; None trains on from where it was.
+        options: of `prune`, the same at every level.
+
+    Example:
+        >>> from nnopt_lib import Training, build, fit, load_data, mlp
+        >>> digits, recipe = load_data("digits"), Training(epochs=1)
+        >>> model = build(mlp((32,), inputs=64, outputs=10))
+        >>> def train(model, masks):
+        ...     return fit(model, digits, recipe, masks=masks, device="cpu")
+        >>> [round(level.sparsity, 2) for level in iterative_prune(model, train, [0, 0.5, 0.75])]
+        [0.0, 0.5, 0.75]
+    """
+    masks = options.pop("previous", None)
+    for index, sparsity in enumerate(sparsities):
+        masks = prune(model, sparsity=sparsity, previous=masks, **options)
+        if rewind_to is not None:
+            rewind(model, rewind_to, masks)
+        yield Level(index, masks, train(model, masks))

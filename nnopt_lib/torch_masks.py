@@ -1,0 +1,131 @@
+"""Masks on PyTorch models: reading and masking a module's own parameters, holding zeros under any optimizer.
+
+Nothing is put on the module, so copying, saving, compiling and exporting go on working.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from nnopt_lib.checks import refuse
+from nnopt_lib.torch_backend import as_array, named_tensors
+
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+
+
+def prunable(model: nn.Module) -> list[str]:
+    """Names of trainable kernels of dense, convolution and embedding layers; a shared one comes once."""
+    kernels = {id(layer.weight) for layer in model.modules() if isinstance(layer, _LAYERS)}
+    return [name for name, p in named_tensors(model) if id(p) in kernels and p.requires_grad]
+
+
+class _Weights(Mapping[str, np.ndarray]):
+    """Weights as arrays, made when they are read, so that no copy of the whole model exists."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return as_array(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def weights(model: nn.Module, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The named weights, read one at a time."""
+    tensors = dict(named_tensors(model))
+    return _Weights({name: tensors[name] for name in names if name in tensors})
+
+
+def _removed(model: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(parameter, where it is removed) for each mask, on the parameter's device."""
+    tensors = dict(named_tensors(model))
+    return [(tensors[name], torch.from_numpy(~mask).to(tensors[name].device)) for name, mask in masks.items()]
+
+
+def apply(model: nn.Module, masks: Mapping[str, np.ndarray]) -> None:
+    """Set what the masks remove to 0."""
+    with torch.no_grad():
+        for parameter, removed in _removed(model, masks):
+            parameter.masked_fill_(removed, 0)
+
+
+class Hold:
+    """What `hold` returns: `remove` ends it. The weights stay as they are then, and may move again."""
+
+    def __init__(
+        self, pairs: list[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._pairs = pairs
+        self._handle = optimizer.register_step_post_hook(lambda *_: self._mask(optimizer))
+        self._mask(optimizer)
+
+    def remove(self) -> None:
+        """Let go."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def _mask(self, optimizer: torch.optim.Optimizer) -> None:
+        for place, (parameter, removed) in enumerate(self._pairs):
+            if removed.device != parameter.device:  # the model has moved since
+                removed = removed.to(parameter.device)
+                self._pairs[place] = (parameter, removed)
+            parameter.masked_fill_(removed, 0)
+            for state in optimizer.state.get(parameter, {}).values():
+                if isinstance(state, torch.Tensor) and state.shape == parameter.shape:
+                    state.masked_fill_(removed, 0)
+
+
+_held: weakref.WeakKeyDictionary[torch.optim.Optimizer, Hold] = weakref.WeakKeyDictionary()
+
+
+def hold(model: nn.Module, masks: Mapping[str, np.ndarray], optimizer: torch.optim.Optimizer | None) -> Hold:
+    """Mask now and after every step of `optimizer`; an earlier hold on the same optimizer ends."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        rule = "hold needs the torch optimizer that trains the model"
+        refuse(rule, type(optimizer).__name__, "Pass it as the third argument.")
+    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    tensors = dict(named_tensors(model))
+    foreign = [name for name in masks if id(tensors[name]) not in owned]
+    if foreign:
+        refuse(
+            "the optimizer must own the masked parameters",
+            f"one without {', '.join(foreign)}",
+            "Make it from this model's parameters().",
+        )
+    if optimizer in _held:
+        _held[optimizer].remove()
+    _held[optimizer] = Hold(_removed(model, masks), optimizer)
+    return _held[optimizer]
+
+
+def reinitialize(model: nn.Module, seed: int) -> None:
+    """Every module's own `reset_parameters`, under a seed of its own; torch's generators stay untouched."""
+    layers: list[tuple[str, Callable[[], None]]] = [
+        (path, module.reset_parameters)
+        for path, module in model.named_modules()
+        if hasattr(module, "reset_parameters")
+    ]
+    own = {
+        id(p)
+        for module in model.modules()
+        if hasattr(module, "reset_parameters")
+        for p in module.parameters()
+    }
+    left = [name for name, p in model.named_parameters() if id(p) not in own]
+    if left:
+        rule = "drawing weights again needs modules with reset_parameters"
+        refuse(rule, f"none for {', '.join(left)}", "Build the model anew with another seed.")
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for _, reset in layers:
+            reset()
