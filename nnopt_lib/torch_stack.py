@@ -50,6 +50,7 @@ class Stack:
         self._masks = self._stacked(masks)  # of the same shapes, for those that a mask names; True = keep
         for name, mask in self._masks.items():
             self._values[name].masked_fill_(~mask, 0)
+        self._last = self._values
 
     def _stacked(self, masks: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, torch.Tensor]:
         names = {name for own in masks if own for name in own}
@@ -60,9 +61,13 @@ class Stack:
             stacked[name] = torch.from_numpy(np.stack(arrays)).to(self.device)
         return stacked
 
-    def weights(self, index: int) -> dict[str, np.ndarray]:
-        """Copies of one network's weights, by canonical name, as `set_weights` takes them."""
-        return {name: value[index].detach().cpu().numpy().copy() for name, value in self._values.items()}
+    def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
+        """Copies of one network's weights, by canonical name, as `set_weights` takes them.
+
+        Those of the kept row (the best on validation data, with patience); with `last` those of the last step.
+        """
+        values = self._last if last else self._values
+        return {name: value[index].detach().cpu().numpy().copy() for name, value in values.items()}
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
         """Logits of every network for the same `x`, shape (seeds, examples, outputs)."""
@@ -142,7 +147,7 @@ class Stack:
     # -------------------------------------------------------------- training
 
     def fit(self, data: Data, training: Training) -> None:
-        """Train every network of the stack; afterwards the weights are those of each seed's kept row."""
+        """Train every network of the stack; `patience` sets aside a network's best weights as it goes."""
         begin = time.perf_counter()
         x, y = torch.as_tensor(data.x_train).to(self.device), torch.as_tensor(data.y_train).to(self.device)
         trainable = [
