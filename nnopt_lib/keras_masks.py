@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnopt_lib.checks import refuse
-from nnopt_lib.keras_backend import from_canonical, keras, layers, named_variables, tf, to_canonical
+from nnopt_lib.keras_backend import from_canonical, named_variables, to_canonical
+from nnopt_lib.keras_loading import keras, layers, tf
 
 _LAYERS: tuple[type, ...] = (
     layers.Dense,
