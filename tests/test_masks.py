@@ -17,9 +17,6 @@ from nnopt_lib import Masks, make_masks, selection, shuffle_masks
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.scores import magnitude
 
-# A defect that the implementation still has; strict, so that its repair is noticed here.
-defect = pytest.mark.xfail(strict=True)
-
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.int8, np.int64, np.uint8)
 
 
@@ -321,7 +318,6 @@ def test_large_whole_numbers_are_compared_exactly():
     assert masks["a"].tolist() == [True, False, True]  # in float64 all three would be equal
 
 
-@defect
 def test_the_most_negative_integer_has_the_largest_magnitude():
     """abs(-128) is -128 in eight bits."""
     for kind in (np.int8, np.int16, np.int32, np.int64):
@@ -557,7 +553,7 @@ def test_masks_are_equal_by_contents():
         ({"a": np.ones(2)}, "mask 'a' must be a boolean array, True = keep; received float64."),
         ({"a": np.ones(2, np.int8)}, "mask 'a' must be a boolean array, True = keep; received int8."),
         ({"a": [True, False]}, "mask 'a' must be a boolean array, True = keep; received list."),
-        pytest.param({1: np.ones(2, bool)}, "mask names must be strings; received 1.", marks=defect),
+        ({1: np.ones(2, bool)}, "mask names must be strings; received 1."),
     ],
 )
 def test_masks_of_something_else_are_refused(given, sentence):
@@ -615,9 +611,7 @@ def assert_refused_as_a_file(path, received=None):
     return sentence
 
 
-@pytest.mark.parametrize(
-    "change", ["xor 1", "xor 128", "zero", pytest.param("letter", marks=defect), "digit"]
-)
+@pytest.mark.parametrize("change", ["xor 1", "xor 128", "zero", "letter", "digit"])
 def test_a_damaged_byte_anywhere_is_noticed(tmp_path, change):
     """Every byte of header and data in turn. A change that leaves the masks what they were is none."""
     path = tmp_path / "masks.safetensors"
@@ -670,7 +664,6 @@ def test_other_files_are_refused(tmp_path):
     assert_refused_as_a_file(path)
 
 
-@defect
 def test_a_file_whose_seal_fits_but_whose_shapes_do_not_is_refused(tmp_path):
     """Written by hand, or by a version with a mistake: one sentence all the same."""
     from safetensors.numpy import save
@@ -827,7 +820,7 @@ def test_scores_that_cannot_be_ranked_are_refused(scores, sentence):
         {"sparsity": 0.9},
         {"sparsity": 0.5, "scope": "layer"},
         {"sparsity": 0.5, "scope": "layer", "allocation": "erk"},
-        pytest.param({"sparsity": 0.5, "scope": "layer", "allocation": "lamp"}, marks=defect),
+        {"sparsity": 0.5, "scope": "layer", "allocation": "lamp"},
         {"granularity": "1:2"},
     ],
     ids=str,
@@ -842,14 +835,12 @@ def test_scores_with_nan_are_refused_and_the_layer_is_named(kind, options):
         assert str(error.value) == "scores must not hold NaN; received NaN in 'broken'."
 
 
-@defect
 def test_lamp_refuses_negative_scores():
     with pytest.raises(NnoptError) as error:
         make_masks({"a": np.array([1.0, -1.0])}, sparsity=0.5, scope="layer", allocation="lamp")
     assert str(error.value) == "allocation 'lamp' needs scores of at least 0; received -1 in 'a'."
 
 
-@defect
 def test_lamp_of_very_large_and_very_small_scores():
     """Squares beyond float64 neither overflow into NaN nor vanish into ties."""
     for scale in (1e200, 1e-200):

@@ -15,9 +15,6 @@ from tests.networks import arrays
 
 pytestmark = pytest.mark.torch
 
-# A defect that the implementation still has; strict, so that its repair is noticed here.
-defect = pytest.mark.xfail(strict=True)
-
 
 # ---------------------------------------------------------------- models that nobody described
 
@@ -115,9 +112,9 @@ def test_global_masks_equal_torchs_own_on_weights_without_ties(kind, sparsity):
     theirs = copy.deepcopy(model)
     pairs = []
     for layer in theirs.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding)):
-            if not any(layer.weight is other.weight for other, _ in pairs):
-                pairs.append((layer, "weight"))
+        kernel = isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding))
+        if kernel and not any(layer.weight is other.weight for other, _ in pairs):
+            pairs.append((layer, "weight"))
     amount = round(sparsity * sum(layer.weight.numel() for layer, _ in pairs))
     torch_prune.global_unstructured(pairs, torch_prune.L1Unstructured, amount=amount)
     masks = nnopt.prune(model, sparsity=sparsity)
@@ -482,7 +479,6 @@ def test_hold_after_compiling_and_masks_of_a_compiled_model():
     train(compiled, x, optimizer, 10, check=lambda: assert_zeros(model, masks, optimizer))
 
 
-@defect
 def test_a_compiled_model_has_the_names_of_the_model():
     """So that masks of one serve the other."""
     model, _, names = make("mlp")
@@ -491,7 +487,6 @@ def test_a_compiled_model_has_the_names_of_the_model():
     nnopt.apply_masks(compiled, nnopt.prune(model, sparsity=0.6))
 
 
-@defect
 def test_the_kernel_of_attention_is_prunable():
     """Its query, key and value projections are one dense layer in torch, though no `Linear`."""
     assert nnopt.prunable(nn.MultiheadAttention(8, 2)) == ["in_proj_weight", "out_proj/kernel"]
@@ -630,7 +625,6 @@ def test_fit_many_with_masks_alone_starts_from_its_seeds():
             np.testing.assert_allclose(stack.weights(index)[name], value, atol=1e-5)
 
 
-@defect
 def test_zeros_stay_zero_in_a_stack_that_diverges():
     """A gradient that is not finite, times 0, is not 0."""
     data, masks = arrays(), nnopt.prune(nnopt.build(SPEC), sparsity=0.6)
@@ -740,7 +734,6 @@ def test_a_model_with_nothing_to_prune_is_refused():
         )
 
 
-@defect
 def test_an_empty_list_of_names_is_refused_as_such():
     with pytest.raises(NnoptError) as error:
         nnopt.prune(mlp(), sparsity=0.5, names=[])
@@ -826,7 +819,6 @@ def test_parameters_that_no_layer_can_draw_are_refused():
 
 
 @pytest.mark.parametrize("targets", [[0.2, 80], [0.5, 0.2]])
-@defect
 def test_impossible_targets_are_refused_before_any_training(targets):
     trained = []
     with pytest.raises(NnoptError):
