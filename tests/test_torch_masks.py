@@ -89,7 +89,7 @@ def assert_zeros(model, masks, optimizer=None):
     """What is removed is +0, in weights and, where an optimizer is given, in all its state."""
     count = 0
     for mask, parameter in zip(masks.values(), kernels(model), strict=True):
-        removed = torch.from_numpy(~mask)
+        removed = torch.tensor(~mask)
         gone = parameter.detach()[removed]
         assert (gone == 0).all() and not torch.signbit(gone).any()
         count += gone.numel()
@@ -135,7 +135,7 @@ def test_layer_masks_equal_torchs_own_on_weights_without_ties(kind, sparsity):
         own.weight = nn.Parameter(weight.clone())
         torch_prune.l1_unstructured(own, "weight", amount=sparsity)
         assert np.array_equal(mask, own.weight_mask.numpy().astype(bool))
-    kept = [torch.from_numpy(mask) for mask in masks.values()]
+    kept = [torch.tensor(mask) for mask in masks.values()]
     for parameter, weight, mask in zip(kernels(model), originals, kept, strict=True):
         assert torch.equal(parameter.detach(), torch.where(mask, weight, 0))  # kept weights are untouched
 
@@ -292,7 +292,7 @@ def test_zeros_stay_zero_over_200_steps(optimizer, loop):
     before = [parameter.detach().clone() for parameter in kernels(model)]
     train(model, x, optimizer, 200, loop, lambda: assert_zeros(model, masks, optimizer))
     for mask, parameter, old in zip(masks.values(), kernels(model), before, strict=True):
-        kept = torch.from_numpy(mask)
+        kept = torch.tensor(mask)
         assert (parameter.detach()[kept] != old[kept]).float().mean() > 0.5  # kept weights do learn
 
 
