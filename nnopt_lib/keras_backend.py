@@ -6,6 +6,7 @@ so that everything outside sees the canonical layout.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,10 @@ def _pool(node: Node, x: Any, rank: int) -> Any:
 
 # ---------------------------------------------------------------- weights
 
+_DEPTHWISE = (
+    *(layers.DepthwiseConv1D, layers.DepthwiseConv2D),
+    *(layers.SeparableConv1D, layers.SeparableConv2D),
+)
 _PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance"}
 
 
@@ -153,20 +158,33 @@ def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers
 
 def to_canonical(layer: Any, name: str, value: np.ndarray) -> np.ndarray:
     """A variable of `layer` in canonical layout; a transposed view where the layouts differ."""
-    if name.endswith("/kernel") and not isinstance(layer, layers.Embedding):
-        if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
-            *space, inputs, multiplier = value.shape  # one group per input channel
-            return value.reshape(*space, 1, inputs * multiplier).transpose(_to_front(len(space)))
-        if value.ndim >= 2:
-            return value.transpose(_to_front(value.ndim - 2))
-    return value
+    if not name.endswith("kernel") or isinstance(layer, layers.Embedding) or value.ndim < 2:
+        return value
+    if isinstance(layer, layers.EinsumDense):  # of attention: all outputs, then all inputs
+        outputs, inputs = _einsum_axes(layer)
+        return value.transpose(outputs + inputs).reshape(math.prod(value.shape[i] for i in outputs), -1)
+    if isinstance(layer, _DEPTHWISE) and name.endswith("/kernel"):
+        *space, inputs, multiplier = value.shape  # one group per input channel
+        return value.reshape(*space, 1, inputs * multiplier).transpose(_to_front(len(space)))
+    return value.transpose(_to_front(value.ndim - 2))
 
 
 def from_canonical(layer: Any, name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `to_canonical`, with the `shape` that the variable has in Keras."""
-    if name.endswith("/kernel") and not isinstance(layer, layers.Embedding) and value.ndim >= 2:
-        return value.transpose((*range(2, value.ndim), 1, 0)).reshape(shape)
-    return value
+    if not name.endswith("kernel") or isinstance(layer, layers.Embedding) or value.ndim < 2:
+        return value
+    if isinstance(layer, layers.EinsumDense):
+        axes = sum(_einsum_axes(layer), ())
+        return value.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return value.transpose((*range(2, value.ndim), 1, 0)).reshape(shape)
+
+
+def _einsum_axes(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The kernel's axes that are outputs, and those that are inputs, by the layer's equation."""
+    terms, output = layer.equation.split("->")
+    source, kernel = terms.split(",")
+    inputs = tuple(i for i, axis in enumerate(kernel) if axis in source and axis not in output)
+    return tuple(i for i in range(len(kernel)) if i not in inputs), inputs
 
 
 def _to_front(rank: int) -> tuple[int, ...]:

@@ -16,10 +16,10 @@ from nnopt_lib.checks import refuse
 from nnopt_lib.keras_backend import from_canonical, named_variables, to_canonical
 from nnopt_lib.keras_loading import keras, layers, tf
 
+_RANKED = ("Conv", "DepthwiseConv", "SeparableConv")
 _LAYERS: tuple[type, ...] = (
-    layers.Dense,
-    layers.Embedding,
-    *(getattr(layers, f"{kind}{rank}D") for kind in ("Conv", "DepthwiseConv") for rank in (1, 2)),
+    *(layers.Dense, layers.EinsumDense, layers.Embedding),
+    *(getattr(layers, f"{kind}{rank}D") for kind in _RANKED for rank in (1, 2)),
     *(layers.Conv3D, layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose),
 )
 
@@ -37,7 +37,7 @@ def prunable(model: keras.Model) -> list[str]:
     return [
         name
         for name, (variable, layer) in _variables(model).items()
-        if name.endswith("/kernel") and isinstance(layer, _LAYERS) and id(variable) in trainable
+        if name.endswith("kernel") and isinstance(layer, _LAYERS) and id(variable) in trainable
     ]
 
 
@@ -98,16 +98,16 @@ class Hold:
             self._mask()
             return result
 
-        optimizer.__dict__["apply"] = apply
+        self._apply = optimizer.__dict__["apply"] = apply
         self._mask()
         self._trace_anew()
 
     def remove(self) -> None:
         """Let go."""
         optimizer = self._optimizer()
-        if optimizer is not None:
-            optimizer.__dict__.pop("apply", None)
-        self._trace_anew()
+        if optimizer is not None and optimizer.__dict__.get("apply") is self._apply:
+            del optimizer.__dict__["apply"]
+            self._trace_anew()
 
     def _mask(self) -> None:
         for target, removed in self._targets:
@@ -167,20 +167,14 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
     return _held[optimizer]
 
 
-# What Keras calls an initializer where it is not the variable's name with _initializer behind it.
-_INITIALIZERS = {
-    "depthwise_kernel": "depthwise_initializer",
-    "pointwise_kernel": "pointwise_initializer",
-    "recurrent_kernel": "recurrent_initializer",
-}
-
-
 def reinitialize(model: keras.Model, seed: int) -> None:
     """Every variable by its layer's own initializer, with a seed of its own."""
     drawn = []
     for place, (name, variable, layer) in enumerate(named_variables(model)):
-        attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
-        initializer = getattr(layer, attribute, None)
+        # kernel_initializer; where it is depthwise_kernel, recurrent_kernel, ..., depthwise_initializer
+        kinds = (variable.name, variable.name.removesuffix("_kernel"), "depthwise")
+        found = (getattr(layer, f"{kind}_initializer", None) for kind in kinds)
+        initializer = next((each for each in found if each is not None), None)
         if initializer is None:
             rule = "drawing weights again needs layers with initializers"
             refuse(rule, f"none for {name}", "Build the model anew with another seed.")

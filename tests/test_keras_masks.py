@@ -15,8 +15,6 @@ from tests.networks import CLASSICS, arrays, every_operation, networks
 
 pytestmark = [pytest.mark.torch, pytest.mark.keras]
 
-# A defect that the implementation still has; strict, so that its repair is noticed here.
-defect = pytest.mark.xfail(strict=True)
 layers = keras.layers
 
 
@@ -248,7 +246,6 @@ def test_models_within_models():
 
 
 @pytest.mark.parametrize("kind", ["attention", "separable"])
-@defect
 def test_dense_and_convolution_kernels_of_compound_layers_are_prunable(kind):
     inputs = keras.Input((5, 8))
     if kind == "attention":
@@ -435,7 +432,6 @@ def test_remove_ends_it_and_holding_again_replaces():
     handle.remove()  # a second time, no harm
 
 
-@defect
 def test_removing_a_hold_that_was_replaced_leaves_the_newer_one():
     model = compiled("functional", "momentum")
     masks = nnopt.prune(model, sparsity=0.5)
@@ -540,7 +536,7 @@ def test_rewinding_is_exact_to_the_bit(kind):
     assert read() == before
 
 
-@pytest.mark.parametrize("kind", ["functional", pytest.param("sequential", marks=defect), "subclassed"])
+@pytest.mark.parametrize("kind", ["functional", "sequential", "subclassed"])
 def test_reinitialize_draws_anew_from_the_layers_own_initializers(kind):
     model = make(kind)
     before = nnopt.snapshot(model)
