@@ -141,13 +141,16 @@ def test_3500_random_cases_twice_equal_the_oracle(both_paths):
         copies = {name: array.copy() for name, array in scores.items()}
         size = sum(array.size for array in scores.values())
         sparsity, by_layer = random_sparsity(random, size), bool(random.integers(2))
-        previous = None
+        given, previous = scores, None
+        if random.integers(2):
+            given = magnitude(scores)  # computed while it is read, in the type of all layers together
+            scores = {name: np.abs(array) for name, array in scores.items()}
         if random.integers(2):
             lower = sparsity * random.random()
             other = {name: random.random(array.shape) for name, array in scores.items()}
             previous = make_masks(other, sparsity=lower, scope="layer" if by_layer else "global")
         masks = make_masks(
-            scores, sparsity=sparsity, scope="layer" if by_layer else "global", previous=previous
+            given, sparsity=sparsity, scope="layer" if by_layer else "global", previous=previous
         )
         if by_layer:
             expected = oracle_by_layer(scores, sparsity, previous)
@@ -158,7 +161,7 @@ def test_3500_random_cases_twice_equal_the_oracle(both_paths):
         except AssertionError:
             print(f"case {case}: sparsity {sparsity}, by layer {by_layer}, scores {scores}")
             raise
-        for name, array in scores.items():
+        for name, array in getattr(given, "weights", given).items():
             assert array.tobytes() == copies[name].tobytes()  # arguments are never changed
 
 
@@ -489,6 +492,15 @@ def test_shuffled_masks_keep_their_counts_and_change_places():
     assert all(not np.array_equal(shuffled[name], masks[name]) for name in masks)
     assert shuffled == shuffle_masks(masks, seed=1) and shuffled != shuffle_masks(masks, seed=2)
     assert all(np.array_equal(masks[name], mask) for name, mask in before.items())
+
+
+def test_shuffling_does_not_keep_rows_or_columns_together():
+    mask = np.ones((10, 100), bool)
+    mask[:5] = False
+    for own in (mask, mask.T):
+        shuffled = shuffle_masks(Masks({"a": own}), seed=0)["a"]
+        for axis in (0, 1):
+            assert shuffled.mean(axis).min() > 0 and shuffled.mean(axis).max() < 1
 
 
 def test_shuffling_is_even_and_layers_of_one_shape_differ():
