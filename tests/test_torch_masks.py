@@ -658,6 +658,20 @@ def test_levels_nest_and_rewind():
     assert_zero_weights(nnopt.get_weights(model), levels[-1].masks)
 
 
+def test_levels_nest_even_where_training_lets_removed_weights_grow():
+    model, masks = mlp(), []
+
+    def careless(model, level_masks):
+        masks.append(level_masks)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape))
+
+    list(nnopt.iterative_prune(model, careless, [0.3, 0.3, 0.6]))
+    assert masks[0] == masks[1] and [own.removed for own in masks] == [34, 34, 67]
+    assert all(not (mask & ~masks[1][name]).any() for name, mask in masks[2].items())
+
+
 def test_levels_without_rewinding_train_on():
     model, starts = nnopt.build(SPEC), []
 
