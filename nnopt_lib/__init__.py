@@ -1,7 +1,7 @@
 """Structure optimization and pruning of neural networks, in PyTorch and Keras: the course's library.
 
 Public names are listed here and loaded on first use, so that ``import nnopt_lib`` loads neither framework.
-``measure``, ``figures``, ``scores`` and ``schedules`` are used as modules.
+``measure``, ``figures``, ``penalties``, ``scores`` and ``schedules`` are used as modules.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _HOME = {
     "experiment": ["run_experiment"],
     "claims": ["claim", "replay"],
     "masks": ["Masks", "make_masks", "shuffle_masks"],
+    "penalties": ["Penalty"],
     "pruning": [
         "prunable",
         "prune",
@@ -50,7 +51,7 @@ _HOME = {
     ],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = ["measure", "figures", "schedules", "scores"]
+_MODULES = ["measure", "figures", "penalties", "schedules", "scores"]
 
 __all__ = [*_MODULE_OF, *_MODULES]
 

@@ -29,8 +29,11 @@ class Backend(Protocol):
     def set_weights(self, model: Any, weights: dict[str, np.ndarray]) -> None:
         """Write all weights; names and shapes were checked before."""
 
-    def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, hold: Any) -> Any:
-        """Train in place and return the history; ``hold(optimizer)`` is called before the first step."""
+    def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, begin: Any) -> Any:
+        """Train in place and return the history.
+
+        ``begin(optimizer)`` is called before the first step; it gives a regularizer, or None.
+        """
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
         """Outputs for `x` in inference mode."""
@@ -61,6 +64,22 @@ class MaskBackend(Protocol):
         """Draw all weights again."""
 
 
+class PenaltyBackend(Protocol):
+    """What `torch_penalties` and `keras_penalties` offer: regularization of a model's kernels."""
+
+    def total(self, kind: str, model: Any) -> Any:
+        """A penalty as a differentiable scalar."""
+
+    def shrink(self, kind: str, model: Any, amount: float) -> None:
+        """One proximal step, in place."""
+
+    def gates(self, model: Any, strength: float, learning_rate: float, seed: int) -> Any:
+        """Hard-concrete gates."""
+
+    def regularizer(self, model: Any, penalty: Any, learning_rate: float, seed: int) -> Any:
+        """A penalty at work in a loop."""
+
+
 def backend(framework: str) -> Backend:
     """The adapter of ``"torch"`` or ``"keras"``, imported now if it was not."""
     check_choice("framework", framework, FRAMEWORKS)
@@ -89,3 +108,8 @@ def backend_of(model: Any) -> Backend:
 def mask_backend_of(model: Any) -> MaskBackend:
     """The adapter for masks of the framework that `model` belongs to."""
     return cast(MaskBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_masks"))
+
+
+def penalty_backend_of(model: Any) -> PenaltyBackend:
+    """The adapter for penalties of the framework that `model` belongs to."""
+    return cast(PenaltyBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_penalties"))

@@ -211,7 +211,7 @@ def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
 
 
 def _make_step(
-    model: keras.Model, training: Training, optimizer: keras.optimizers.Optimizer
+    model: keras.Model, training: Training, optimizer: keras.optimizers.Optimizer, regularizer: Any
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -219,15 +219,22 @@ def _make_step(
 
     @tf.function(reduce_retracing=True)
     def step(x: Any, y: Any) -> tuple[Any, Any]:
+        if regularizer:
+            regularizer.before()
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = loss_of(y, logits)
             total = loss + sum(model.losses) if model.losses else loss
+            total += regularizer.loss() if regularizer else 0.0
         gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
         if decay:
             pairs = zip(gradients, model.trainable_variables, strict=True)
             gradients = [None if g is None else g + decay * v for g, v in pairs]
+        if regularizer:
+            gradients = regularizer.after_backward(gradients, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
+        if regularizer:
+            regularizer.after_step()
         return loss, tf.math.count_nonzero(tf.argmax(logits, 1) == y)
 
     return step
@@ -239,21 +246,20 @@ def fit(
     training: Training,
     seed: int,
     device: str,
-    hold: Callable[[keras.optimizers.Optimizer], Any],
+    begin: Callable[[keras.optimizers.Optimizer], Any],
 ) -> History:
-    """Train `model` in place; `hold` is given the optimizer before it starts."""
+    """Train `model` in place. ``begin(optimizer)`` may give a regularizer."""
     if not model.built:
         model(channels_last(data.x_train[:1]))
     if not model.trainable_variables:
         refuse("a model needs at least one trainable parameter", "none")
     x, y = channels_last(data.x_train), data.y_train
     history, stopping, best = History(seed), EarlyStopping(training.patience), None
-    begin = time.perf_counter()
+    started = time.perf_counter()
     with _device(device):
         optimizer = make_optimizer(training)
         optimizer.build(model.trainable_variables)
-        hold(optimizer)
-        train_step = _make_step(model, training, optimizer)
+        train_step = _make_step(model, training, optimizer, begin(optimizer))
         sums = np.zeros(3)  # loss, correct, examples since the last row
         for step in plan(len(x), training):
             if step.part.start == 0:
@@ -277,7 +283,7 @@ def fit(
                 break
     if best is not None:
         model.set_weights(best)
-    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
+    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - started
     return history
 
 

@@ -24,7 +24,8 @@ _LAYERS: tuple[type, ...] = (
 )
 
 
-def _variables(model: keras.Model) -> dict[str, tuple[Any, keras.layers.Layer]]:
+def variables_of(model: keras.Model) -> dict[str, tuple[Any, keras.layers.Layer]]:
+    """Every floating variable with its layer, by canonical name; an unbuilt model is refused."""
     if not model.built:
         remedy = "Call it once on data, or give it an input shape."
         refuse("a Keras model must be built before its weights are pruned", repr(model.name), remedy)
@@ -36,7 +37,7 @@ def prunable(model: keras.Model) -> list[str]:
     trainable = {id(variable) for variable in model.trainable_variables}
     return [
         name
-        for name, (variable, layer) in _variables(model).items()
+        for name, (variable, layer) in variables_of(model).items()
         if name.endswith("kernel") and isinstance(layer, _LAYERS) and id(variable) in trainable
     ]
 
@@ -60,13 +61,13 @@ class _Weights(Mapping[str, np.ndarray]):
 
 def weights(model: keras.Model, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     """The named weights, read one at a time."""
-    variables = _variables(model)
+    variables = variables_of(model)
     return _Weights({name: variables[name] for name in names if name in variables})
 
 
 def _removed(model: keras.Model, masks: Mapping[str, np.ndarray]) -> list[tuple[Any, np.ndarray]]:
     """(variable, where it is removed, in Keras's layout) for each mask."""
-    variables, pairs = _variables(model), []
+    variables, pairs = variables_of(model), []
     for name, mask in masks.items():
         variable, layer = variables[name]
         pairs.append((variable, from_canonical(layer, name, ~mask, tuple(variable.shape))))

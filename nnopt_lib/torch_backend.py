@@ -214,9 +214,9 @@ def fit(
     training: Training,
     seed: int,
     device: str,
-    hold: Callable[[torch.optim.Optimizer], Any],
+    begin: Callable[[torch.optim.Optimizer], Any],
 ) -> History:
-    """Train `model` in place, on `device`, where it stays; `hold` is given the optimizer before it starts."""
+    """Train `model` in place, on `device`, where it stays. ``begin(optimizer)`` may give a regularizer."""
     target = resolve_device(device)
     model.to(target)
     x, y = torch.as_tensor(data.x_train).to(target), torch.as_tensor(data.y_train).to(target)
@@ -224,11 +224,11 @@ def fit(
     if not trainable:
         refuse("a model needs at least one trainable parameter", "none")
     optimizer = make_optimizer(trainable, training)
-    hold(optimizer)
+    regularizer = begin(optimizer)
     amp = training.mixed_precision and target.type == "cuda"
     scaler = torch.amp.GradScaler(target.type, enabled=amp)
     history, stopping, best = History(seed), EarlyStopping(training.patience), {}
-    begin = time.perf_counter()
+    started = time.perf_counter()
     model.train()
     sums, seen = torch.zeros(2, device=target), 0  # loss and correct, examples since the last row
     for step in plan(len(x), training):
@@ -236,12 +236,12 @@ def fit(
             order = torch.from_numpy(batch_order(len(x), training, seed, step.epoch)).to(target)
         batch = order[step.part]
         optimizer.zero_grad()
+        if regularizer:
+            regularizer.before()
         with torch.autocast(target.type, torch.float16) if amp else contextlib.nullcontext():
             logits = model(x[batch])
             loss = F.cross_entropy(logits, y[batch])
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
+        _step(loss, optimizer, scaler, regularizer)
         correct = (logits.detach().argmax(1) == y[batch]).sum()
         sums += torch.stack([loss.detach().float() * len(batch), correct])
         seen += len(batch)
@@ -262,8 +262,20 @@ def fit(
             break
     if best:
         model.load_state_dict(best)
-    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
+    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - started
     return history
+
+
+def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: Any, regularizer: Any) -> None:
+    """The way back, and the optimizer's step, with the regularizer's part in both."""
+    scaler.scale(loss + regularizer.loss() if regularizer else loss).backward()
+    if regularizer:
+        scaler.unscale_(optimizer)
+        regularizer.after_backward()
+    scaler.step(optimizer)
+    scaler.update()
+    if regularizer:
+        regularizer.after_step()
 
 
 # ---------------------------------------------------------------- inference

@@ -19,8 +19,10 @@ import torch.nn.functional as F  # noqa: N812
 
 from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
+from nnopt_lib.penalties import Penalty
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import make_optimizer, plain_function, resolve_device
+from nnopt_lib.torch_penalties import Regularizer
 from nnopt_lib.training import EarlyStopping, History, Step, Training, batch_order, plan
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ class Stack:
 
     # -------------------------------------------------------------- training
 
-    def fit(self, data: Data, training: Training) -> None:
+    def fit(self, data: Data, training: Training, penalties: Sequence[Penalty] | None = None) -> None:
         """Train every network of the stack; `patience` sets aside a network's best weights as it goes."""
         begin = time.perf_counter()
         x, y = torch.as_tensor(data.x_train).to(self.device), torch.as_tensor(data.y_train).to(self.device)
@@ -154,6 +156,11 @@ class Stack:
             value.requires_grad_() for name, value in self._values.items() if not name.endswith(_STATISTICS)
         ]
         optimizer = make_optimizer(trainable, training, fused=self.device.type != "mps")
+        regularizer = None
+        if penalties:
+            kernels = [value for name, value in self._values.items() if name.endswith("/kernel")]
+            rate = training.learning_rate
+            regularizer = Regularizer(kernels, penalties, rate, self.seeds, stacked=True)
         stoppings = [EarlyStopping(training.patience) for _ in self.seeds]
         kept = {} if training.patience is None else {n: v.detach().clone() for n, v in self._values.items()}
         sums = torch.zeros(2, len(self.seeds), device=self.device)  # loss, correct since the last row
@@ -163,7 +170,7 @@ class Stack:
                 orders = [batch_order(len(x), training, seed, step.epoch) for seed in self.seeds]
                 order = torch.from_numpy(np.stack(orders)).to(self.device)  # (seeds, examples)
             batch = order[:, step.part]
-            sums += self._step(x, y, batch, optimizer)
+            sums += self._step(x, y, batch, optimizer, regularizer)
             seen += batch.shape[1]
             if step.report:
                 self._record(step, (sums / seen).tolist(), data, stoppings, kept)
@@ -179,21 +186,33 @@ class Stack:
             history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
 
     def _step(
-        self, x: torch.Tensor, y: torch.Tensor, batch: torch.Tensor, optimizer: torch.optim.Optimizer
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        batch: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        regularizer: Regularizer | None,
     ) -> torch.Tensor:
         """One optimizer step of all networks, each on its own examples; (sum of losses, correct) per seed."""
         seeds, flat = len(self.seeds), batch.reshape(-1)
         inputs = x.index_select(0, flat).view(seeds, -1, *x.shape[1:])
         labels = y.index_select(0, flat).view(seeds, -1)
         # Classes before examples: the softmax over a last axis of ten is nine times slower on a CPU.
+        if regularizer:
+            regularizer.before()
         logits = self._forward(inputs, training=True).transpose(1, 2).contiguous()
         losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
         optimizer.zero_grad()
-        losses.sum().backward()  # no parameter is shared, so each seed gets its own loss's gradient
+        loss = losses.sum() + regularizer.loss() if regularizer else losses.sum()
+        loss.backward()  # no parameter is shared, so each seed gets its own loss's gradient
+        if regularizer:
+            regularizer.after_backward()
         for name, removed in self._removed.items():
             # Removed weights and their optimizer state start at 0; without a gradient they stay there.
             self._values[name].grad.masked_fill_(removed, 0)  # type: ignore[union-attr]
         optimizer.step()
+        if regularizer:
+            regularizer.after_step()
         # max, not argmax: over a middle axis its indices come fifteen times sooner
         correct = (logits.detach().max(1).indices == labels).sum(1)
         return torch.stack([losses.detach() * batch.shape[1], correct])

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
-from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of
+from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of, penalty_backend_of
 from nnopt_lib.masks import Masks, check_match
 from nnopt_lib.measure import accuracy_and_loss
+from nnopt_lib.penalties import Penalty
 from nnopt_lib.pruning import hold
 from nnopt_lib.spec import NetSpec, initial_weights
 from nnopt_lib.training import History, Training, check_data
@@ -159,6 +160,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     masks: Masks | None = None,
+    penalty: Penalty | None = None,
 ) -> History:
     """Train `model` in place by `training` and return its `History`.
 
@@ -169,6 +171,7 @@ def fit(
         seed: of the order of batches and of every generator (dropout, ...).
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
         masks: removed weights, held at 0 throughout (chapter 09).
+        penalty: sparsifying regularization (chapter 08); validation losses are without it.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
     examples, early stopping without validation data, a device that is not there, nothing to train.
@@ -183,11 +186,14 @@ def fit(
     adapter = backend_of(model)
     seed_everything(seed)
 
-    def hold_masks(optimizer: Any) -> None:
+    def begin(optimizer: Any) -> Any:
         if masks is not None:
             hold(model, masks, optimizer)
+        if penalty is None:
+            return None
+        return penalty_backend_of(model).regularizer(model, penalty, training.learning_rate, seed)
 
-    return adapter.fit(model, data, training, seed, device, hold_masks)
+    return adapter.fit(model, data, training, seed, device, begin)
 
 
 def fit_many(
@@ -199,6 +205,7 @@ def fit_many(
     init: str = "glorot_uniform",
     weights: Sequence[Mapping[str, np.ndarray]] | None = None,
     masks: Sequence[Masks | None] | None = None,
+    penalties: Sequence[Penalty] | None = None,
     device: str = "auto",
 ) -> Stack:
     """Train one network of `spec` per seed, all in one program (PyTorch); much faster for small networks.
@@ -207,6 +214,7 @@ def fit_many(
         seeds: of first weights and batch order, one per network; may repeat where weights or masks differ.
         weights: what each network starts from, instead of first weights drawn by its seed and `init`.
         masks: what each network is held to, None for a dense one.
+        penalties: the regularization of each network; their strengths may differ, their kind may not.
 
     Each network's weights equal those of `fit` on its own, with the same seed, up to float32 rounding.
     Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`. Mixed precision is not
@@ -220,7 +228,8 @@ def fit_many(
         (50, (32,))
     """
     check_data(data, training)
-    repeats = weights is None and masks is None and len(set(seeds)) != len(seeds)
+    alike = weights is None and masks is None and penalties is None
+    repeats = alike and len(set(seeds)) != len(seeds)
     if not seeds or repeats:
         refuse("seeds must be distinct, and at least one", list(seeds))
     starts: list[Mapping[str, np.ndarray]] = (
@@ -228,12 +237,17 @@ def fit_many(
     )
     held: list[Masks | None] = [None] * len(seeds) if masks is None else list(masks)
     _check_networks(spec, len(seeds), starts, held)
+    if penalties is not None and (
+        len(penalties) != len(seeds) or len({(p.kind, p.mix) for p in penalties}) != 1
+    ):
+        kinds = ", ".join(sorted({p.kind for p in penalties})) or "none"
+        refuse(f"penalties must be one per seed, {len(seeds)}, of one kind", f"{len(penalties)} of {kinds}")
     if training.mixed_precision:
         refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
     from nnopt_lib.torch_stack import Stack
 
     stack = Stack(spec, seeds, starts, held, device)
-    stack.fit(data, training)
+    stack.fit(data, training, penalties)
     return stack
 
 

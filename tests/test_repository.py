@@ -27,10 +27,13 @@ chapters
 execution
 train
 pruning
-torch_stack torch_masks keras_masks
+torch_stack
+torch_penalties keras_penalties
+torch_masks keras_masks
 torch_backend keras_backend
 keras_optimizers
 keras_loading
+penalties
 frameworks training
 masks
 selection allocation
@@ -43,7 +46,7 @@ store
 checks
 """
 FRAMEWORK_MODULES = {
-    "torch": {"torch_backend", "torch_stack", "torch_masks"},
+    "torch": {"torch_backend", "torch_stack", "torch_masks", "torch_penalties"},
     "keras": {"keras_loading"},
     "tensorflow": {"keras_loading"},
 }
