@@ -59,4 +59,5 @@ def _schedule(final: float, steps: int, initial: float, sparsity: Callable[[floa
     check_int("steps", steps, at_least=1)
     if initial > final:
         refuse(f"initial must be at most final, here {final:g}", f"{initial:g}")
-    return [*(sparsity(step / steps) for step in range(1, steps)), float(final)]
+    # Rounding must not lead outside: masks would be asked to grow.
+    return [*(min(max(sparsity(step / steps), initial), final) for step in range(1, steps)), float(final)]

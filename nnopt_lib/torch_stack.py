@@ -22,6 +22,7 @@ from nnopt_lib.operations import spatial
 from nnopt_lib.penalties import Penalty
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import make_optimizer, plain_function, resolve_device
+from nnopt_lib.torch_masks import clear, keep_bits
 from nnopt_lib.torch_penalties import Regularizer
 from nnopt_lib.training import EarlyStopping, History, Step, Training, batch_order, plan
 
@@ -49,18 +50,18 @@ class Stack:
             name: torch.from_numpy(np.stack([w[name] for w in weights])).to(self.device)
             for name in weights[0]
         }
-        self._removed = self._stacked(masks)  # of the same shapes, for those that a mask names
-        for name, removed in self._removed.items():
-            self._values[name].masked_fill_(removed, 0)
+        self._keep = self._stacked(masks)  # bits to keep, of the same shapes, for those that a mask names
+        for name, keep in self._keep.items():
+            clear(self._values[name], keep)
         self._last = self._values
 
     def _stacked(self, masks: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, torch.Tensor]:
         names = {name for own in masks if own for name in own}
         stacked = {}
         for name in sorted(names):
-            none = np.zeros(self._values[name].shape[1:], bool)
-            arrays = [~own[name] if own and name in own else none for own in masks]
-            stacked[name] = torch.from_numpy(np.stack(arrays)).to(self.device)
+            whole = np.ones(self._values[name].shape[1:], bool)
+            arrays = [own[name] if own and name in own else whole for own in masks]
+            stacked[name] = keep_bits(np.stack(arrays), self._values[name])
         return stacked
 
     def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
@@ -207,9 +208,9 @@ class Stack:
         loss.backward()  # no parameter is shared, so each seed gets its own loss's gradient
         if regularizer:
             regularizer.after_backward()
-        for name, removed in self._removed.items():
+        for name, keep in self._keep.items():
             # Removed weights and their optimizer state start at 0; without a gradient they stay there.
-            self._values[name].grad.masked_fill_(removed, 0)  # type: ignore[union-attr]
+            clear(self._values[name].grad, keep)  # type: ignore[arg-type]
         optimizer.step()
         if regularizer:
             regularizer.after_step()
