@@ -76,7 +76,7 @@ class PenaltyBackend(Protocol):
     def gates(self, model: Any, strength: float, learning_rate: float, seed: int) -> Any:
         """Hard-concrete gates."""
 
-    def regularizer(self, model: Any, penalty: Any, learning_rate: float, seed: int) -> Any:
+    def regularizer(self, model: Any, penalty: Any, training: Any, seed: int) -> Any:
         """A penalty at work in a loop."""
 
 

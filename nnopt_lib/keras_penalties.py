@@ -8,13 +8,14 @@ from typing import Any
 
 from nnopt_lib.keras_loading import keras, layers, tf
 from nnopt_lib.keras_masks import prunable, variables_of
-from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty
+from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_kernels
+from nnopt_lib.training import Training
 
 
 def _kernels(model: keras.Model) -> list[tuple[Any, int]]:
     """(variable, its axis of nodes): the last, but the first of an embedding."""
     own = variables_of(model)
-    chosen = [own[name] for name in prunable(model)]
+    chosen = [own[name] for name in check_kernels(prunable(model))]
     return [
         (variable, 0 if isinstance(layer, layers.Embedding) else len(variable.shape) - 1)
         for variable, layer in chosen
@@ -122,10 +123,11 @@ def gates(model: keras.Model, strength: float, learning_rate: float, seed: int) 
 class Regularizer:
     """A `Penalty` at work in a training loop: called before, within and after every step."""
 
-    def __init__(self, model: keras.Model, penalty: Penalty, learning_rate: float, seed: int) -> None:
+    def __init__(self, model: keras.Model, penalty: Penalty, training: Training, seed: int) -> None:
         self._model, self._penalty = model, penalty
-        self._amount = learning_rate * penalty.strength
-        self._gates = Gates(model, penalty.strength, learning_rate, seed) if penalty.kind == "l0" else None
+        self._amount = training.step_size * penalty.strength
+        rate = training.learning_rate
+        self._gates = Gates(model, penalty.strength, rate, seed) if penalty.kind == "l0" else None
 
     def before(self) -> None:
         """Before the forward pass."""
@@ -151,6 +153,6 @@ class Regularizer:
             shrink(self._penalty.kind, self._model, self._amount)
 
 
-def regularizer(model: keras.Model, penalty: Penalty, learning_rate: float, seed: int) -> Regularizer:
+def regularizer(model: keras.Model, penalty: Penalty, training: Training, seed: int) -> Regularizer:
     """The penalty at work on a model."""
-    return Regularizer(model, penalty, learning_rate, seed)
+    return Regularizer(model, penalty, training, seed)

@@ -47,6 +47,14 @@ class Penalty:
             refuse("mix must be from 0 to 1", self.mix)
 
 
+def check_kernels(names: list[str]) -> list[str]:
+    """The names of a model's kernels; a model without any is refused."""
+    if not names:
+        kinds = "a dense, convolution or embedding layer"
+        refuse(f"a model to penalize needs a trainable kernel of {kinds}", "none")
+    return names
+
+
 def l1(model: Any) -> Any:
     """The sum of all |w| (Tibshirani 1996): its gradient is sign(w), as strong at small weights as at large.
 
@@ -73,8 +81,10 @@ def group_lasso(model: Any) -> Any:
 def soft_threshold(model: Any, amount: float) -> None:
     """Move every weight by `amount` toward 0, in place, and stop there: L1's proximal step.
 
-    Call it after the optimizer's step with ``learning_rate * strength`` (Parikh & Boyd 2014, section 6.5).
-    That is exact for SGD; an adaptive optimizer would need an amount of its own for every weight.
+    Call it after the optimizer's step with ``learning_rate / (1 - momentum) * strength``: under momentum the
+    loss's gradient moves a weight that much farther, and the threshold must keep up with it (`fit` does so).
+    For an adaptive optimizer every weight would need an amount of its own; there ``learning_rate * strength``
+    is a heuristic. Source: Parikh & Boyd 2014, section 6.5.
 
     Example:
         >>> import torch

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty
+from nnopt_lib.checks import refuse
+from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_kernels
 from nnopt_lib.torch_backend import named_tensors
 from nnopt_lib.torch_masks import prunable
+from nnopt_lib.training import Training
 
 
 def _l1(kernels: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -48,7 +50,7 @@ def _shrunk(kind: str, kernel: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
 
 def _kernels(model: nn.Module) -> list[torch.Tensor]:
     tensors = dict(named_tensors(model))
-    return [tensors[name] for name in prunable(model)]
+    return [tensors[name] for name in check_kernels(prunable(model))]
 
 
 def total(kind: str, model: nn.Module) -> torch.Tensor:
@@ -81,6 +83,7 @@ class Gates:
         self._theta = [kernel.detach().clone() for kernel in self._kernels]
         # Open with a probability of nearly 0.9 at first, as the authors' code begins.
         self.log_alphas = [torch.full_like(theta, 2.0) for theta in self._theta]
+        self._drawn: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._optimizer = torch.optim.Adam(self.log_alphas, lr=learning_rate)
         self.close()
 
@@ -102,6 +105,8 @@ class Gates:
     @torch.no_grad()
     def pass_gradients(self) -> None:
         """After the backward pass: gradients of theta and of the gates; the weights are theta again."""
+        if not self._drawn:
+            refuse("draw must be called before the forward pass", "pass_gradients without it")
         for place, (kernel, theta) in enumerate(zip(self._kernels, self._theta, strict=True)):
             (s, stretched), log_alpha = self._drawn[place], self.log_alphas[place]
             gradient = kernel.grad if kernel.grad is not None else torch.zeros_like(kernel)
@@ -112,6 +117,7 @@ class Gates:
             log_alpha.grad = gradient * theta * slope + price
             kernel.grad = gradient * stretched.clamp(0, 1)
             kernel.copy_(theta)
+        self._drawn = []
 
     @torch.no_grad()
     def close(self) -> None:
@@ -135,18 +141,18 @@ class Regularizer:
         self,
         kernels: Sequence[torch.Tensor],
         penalties: Sequence[Penalty],
-        learning_rate: float,
+        training: Training,
         seeds: Sequence[int],
         stacked: bool,
     ) -> None:
         self.kind, self.mix = penalties[0].kind, penalties[0].mix
         self._kernels, self._stacked = list(kernels), stacked
         self._strengths = self._kernels[0].new_tensor([penalty.strength for penalty in penalties])
-        self._amounts = self._strengths * learning_rate
+        self._amounts = self._strengths * training.step_size
         self._gates = None
         if self.kind == "l0":
             strengths = [penalty.strength for penalty in penalties]
-            self._gates = Gates(kernels, strengths, learning_rate, seeds, stacked)
+            self._gates = Gates(kernels, strengths, training.learning_rate, seeds, stacked)
 
     def _views(self) -> list[torch.Tensor]:
         return self._kernels if self._stacked else [kernel[None] for kernel in self._kernels]
@@ -178,6 +184,6 @@ class Regularizer:
                 kernel.copy_(_shrunk(self.kind, kernel, self._amounts))
 
 
-def regularizer(model: nn.Module, penalty: Penalty, learning_rate: float, seed: int) -> Regularizer:
+def regularizer(model: nn.Module, penalty: Penalty, training: Training, seed: int) -> Regularizer:
     """The penalty at work on one model."""
-    return Regularizer(_kernels(model), [penalty], learning_rate, [seed], stacked=False)
+    return Regularizer(_kernels(model), [penalty], training, [seed], stacked=False)

@@ -160,8 +160,7 @@ class Stack:
         regularizer = None
         if penalties:
             kernels = [value for name, value in self._values.items() if name.endswith("/kernel")]
-            rate = training.learning_rate
-            regularizer = Regularizer(kernels, penalties, rate, self.seeds, stacked=True)
+            regularizer = Regularizer(kernels, penalties, training, self.seeds, stacked=True)
         stoppings = [EarlyStopping(training.patience) for _ in self.seeds]
         kept = {} if training.patience is None else {n: v.detach().clone() for n, v in self._values.items()}
         sums = torch.zeros(2, len(self.seeds), device=self.device)  # loss, correct since the last row

@@ -191,7 +191,7 @@ def fit(
             hold(model, masks, optimizer)
         if penalty is None:
             return None
-        return penalty_backend_of(model).regularizer(model, penalty, training.learning_rate, seed)
+        return penalty_backend_of(model).regularizer(model, penalty, training, seed)
 
     return adapter.fit(model, data, training, seed, device, begin)
 

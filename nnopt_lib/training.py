@@ -70,6 +70,11 @@ class Training:
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), at_least=1)
 
+    @property
+    def step_size(self) -> float:
+        """How far a constant gradient moves a weight per step in the end: momentum adds up past ones."""
+        return self.learning_rate / (1 - self.momentum)
+
 
 @dataclass
 class History:

@@ -104,6 +104,23 @@ def test_group_soft_threshold_minimizes_its_objective():
     assert removed > 0
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["proximal_l1", "proximal_group_lasso"])
+def test_the_threshold_finds_the_minimum_under_momentum_too(kind, momentum):
+    """Of ce(w) + 0.05 p(w) for one feature of one direction: where the (sub)gradient of both is 0."""
+    data = arrays(examples=40, shape=(1,))
+    training = nnopt.Training(epochs=3000, batch_size=40, learning_rate=0.2, momentum=momentum)
+    model = nnopt.build(nnopt.mlp((), inputs=1, outputs=4))
+    nnopt.fit(model, data, training, penalty=Penalty(kind, 0.05), device="cpu")
+    loss = nn.functional.cross_entropy(model(torch.from_numpy(data.x_train)), torch.from_numpy(data.y_train))
+    model.zero_grad()
+    loss.backward()
+    weight = model.dense_1.weight  # groups of one weight: both penalties are the same
+    slopes = (weight.grad + 0.05 * weight.sign())[weight != 0]
+    assert len(slopes) and abs(slopes).max() < 1e-3
+    assert (weight == 0).any() and abs(weight.grad[weight == 0]).max() < 0.05
+
+
 def test_only_thresholds_make_zeros():
     data, found = arrays(), {}
     for kind in KINDS[:-1]:
@@ -229,6 +246,19 @@ def test_penalties_out_of_range_are_refused(options, sentence):
     with pytest.raises(NnoptError) as error:
         Penalty(*options)
     assert str(error.value) == sentence
+
+
+def test_what_cannot_be_penalized_is_refused():
+    with pytest.raises(NnoptError) as error:
+        penalties.l1(nn.BatchNorm1d(3))
+    assert str(error.value) == (
+        "a model to penalize needs a trainable kernel of a dense, convolution or embedding layer; received none."
+    )
+    with pytest.raises(NnoptError) as error:
+        penalties.gates(convolutional(), 1.0).pass_gradients()
+    assert str(error.value) == (
+        "draw must be called before the forward pass; received pass_gradients without it."
+    )
 
 
 def test_a_stack_of_different_kinds_is_refused():
