@@ -64,7 +64,7 @@ class Stack:
     def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
         """Copies of one network's weights, by canonical name, as `set_weights` takes them.
 
-        Those of the kept row (the best on validation data, with patience); with `last` those of the last step.
+        Those of the kept row (with patience the best on validation data); with `last` those of the last step.
         """
         values = self._last if last else self._values
         return {name: value[index].detach().cpu().numpy().copy() for name, value in values.items()}
