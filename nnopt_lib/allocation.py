@@ -49,11 +49,17 @@ class LampScores(Mapping[str, np.ndarray]):
         flat = np.asarray(self.scores[name]).astype(np.float64).ravel()
         if self.previous is not None:
             flat[~self.previous[name].ravel()] = 0
-        if not (np.isfinite(flat).all() and (flat >= 0).all()):
-            refuse(f"allocation 'lamp' needs finite scores of at least 0 in {name!r}", "others")
+        if np.isnan(flat).any():
+            refuse("scores must not hold NaN", f"NaN in {name!r}")
+        for rule, wrong in (
+            ("scores of at least 0", flat[flat < 0]),
+            ("finite scores", flat[np.isinf(flat)]),
+        ):
+            if wrong.size:
+                refuse(f"allocation 'lamp' needs {rule}", f"{wrong[0]:g} in {name!r}")
         order = np.argsort(flat, kind="stable")
         rising = flat[order]
-        squares = rising**2
+        squares = np.ldexp(rising, -np.frexp(rising[-1:])[1]) ** 2  # the largest near 1: none overflows
         not_smaller = np.cumsum(squares[::-1])[::-1][np.searchsorted(rising, rising, "left")]
         lamp = np.empty_like(flat)
         lamp[order] = np.divide(squares, not_smaller, out=np.zeros_like(squares), where=not_smaller > 0)

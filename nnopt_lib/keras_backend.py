@@ -1,14 +1,11 @@
 """The Keras adapter: functional models from descriptions, weights in canonical layout, training, inference.
 
-The only module that imports Keras and TensorFlow. Keras keeps channels last and kernels (*spatial, in, out):
-inputs and kernels are transposed here, both ways, so that everything outside sees the canonical layout.
+Keras keeps channels last and kernels (*spatial, in, out): inputs and kernels are transposed here, both ways,
+so that everything outside sees the canonical layout.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.keras_loading import keras, layers, tf
+from nnopt_lib.keras_optimizers import make_optimizer
 from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
@@ -23,40 +22,6 @@ from nnopt_lib.training import EarlyStopping, History, Training, batch_order, pl
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
-
-
-@contextlib.contextmanager
-def _without_banner() -> Iterator[None]:
-    """Keep file descriptor 2 silent inside: TensorFlow writes there while it loads, whatever is set.
-
-    Notebooks would store its process numbers and times. Errors are exceptions and still come through.
-    """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-with _without_banner():
-    # PyTorch's CUDA builds load Triton on first need; after TensorFlow its library ends the process with a
-    # segmentation fault (seen with torch 2.13, Triton 3.7 and TensorFlow 2.21), before TensorFlow it is fine.
-    with contextlib.suppress(ImportError):
-        importlib.import_module("triton")
-    import keras
-    import tensorflow as tf
-
-layers = keras.layers
-
-if keras.backend.backend() != "tensorflow":
-    refuse(
-        "Keras must run on TensorFlow here",
-        keras.backend.backend(),
-        "Set KERAS_BACKEND=tensorflow and restart.",
-    )
 
 
 def seed(value: int) -> None:
@@ -225,16 +190,6 @@ def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
 
 
 # ---------------------------------------------------------------- training
-
-
-def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe. Coupled weight decay is added to the gradient by `fit`, as PyTorch does."""
-    rate = training.learning_rate
-    if training.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=training.nesterov)
-    if training.optimizer == "adam":
-        return keras.optimizers.Adam(rate, epsilon=1e-8)
-    return keras.optimizers.AdamW(rate, weight_decay=training.weight_decay, epsilon=1e-8)
 
 
 def _make_step(

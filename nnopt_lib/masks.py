@@ -42,7 +42,9 @@ class Masks(Mapping[str, np.ndarray]):
         if not isinstance(masks, Mapping) or not masks:
             refuse("masks must be a mapping of names to boolean arrays, at least one", type(masks).__name__)
         for name, mask in masks.items():
-            if not isinstance(name, str) or getattr(mask, "dtype", None) != np.bool_:
+            if not isinstance(name, str):
+                refuse("mask names must be strings", repr(name))
+            if getattr(mask, "dtype", None) != np.bool_:
                 kind = getattr(mask, "dtype", type(mask).__name__)
                 refuse(f"mask {name!r} must be a boolean array, True = keep", f"{kind}")
         self._arrays = {name: np.array(mask, order="C") for name, mask in masks.items()}
@@ -133,12 +135,20 @@ class Masks(Mapping[str, np.ndarray]):
         shapes = metadata.get("shapes", "")
         if _digest(packed, shapes) != metadata.get("sha256"):
             refuse(rule, "contents that do not have the sha256 they were saved with", remedy)
-        return cls._of(
-            {
-                name: np.unpackbits(packed[name], count=math.prod(shape)).astype(bool).reshape(shape)
-                for name, shape in json.loads(shapes).items()
-            }
-        )
+        try:
+            arrays = {name: _unpacked(packed.pop(name), shape) for name, shape in json.loads(shapes).items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            refuse(rule, f"shapes that do not fit ({type(error).__name__})", remedy)
+        if packed or not arrays:
+            refuse(rule, f"arrays without a shape: {', '.join(packed) or 'none at all'}", remedy)
+        return cls._of(arrays)
+
+
+def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
+    size = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != ((size + 7) // 8,):
+        raise ValueError
+    return np.unpackbits(bits, count=size).astype(bool).reshape(shape)
 
 
 def _removed(mask: np.ndarray) -> int:

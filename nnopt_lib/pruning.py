@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_choice, check_int, nearest, refuse
+from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.masks import Masks, check_match, make_masks
 from nnopt_lib.scores import SCORES
@@ -64,19 +65,19 @@ def prune(
     """
     backend = mask_backend_of(model)
     if names is None:
-        names = previous if previous is not None else backend.prunable(model)  # type: ignore[assignment]
+        names = list(previous) if previous else backend.prunable(model)
         if not names:
-            refuse(
-                "a model to prune needs a trainable kernel of a dense, convolution or embedding layer", "none"
-            )
-    weights = _named(model, list(names or []))
-    if isinstance(score, str) or not isinstance(score, Mapping):
-        scores = SCORES[check_choice("score", score, SCORES)](
-            weights, seed=check_int("seed", seed, at_least=0)
-        )
-    else:
+            kinds = "a dense, convolution or embedding layer"
+            refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
+    elif not names:
+        refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
+    weights = _named(model, names)
+    if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
-        scores = {name: score[name] for name in weights}
+        scores: Mapping[str, np.ndarray] = {name: score[name] for name in weights}
+    else:
+        rule = SCORES[check_choice("score", score, SCORES)]
+        scores = rule(weights, seed=check_int("seed", seed, at_least=0))
     masks = make_masks(
         scores,
         sparsity=sparsity,
@@ -235,8 +236,22 @@ def iterative_prune(
         >>> [round(level.sparsity, 2) for level in iterative_prune(model, train, [0, 0.5, 0.75])]
         [0.0, 0.5, 0.75]
     """
+    targets = [check_fraction("sparsity", sparsity) for sparsity in sparsities]
+    for before, after in pairwise(targets):
+        if after < before:
+            refuse("sparsities must not fall from level to level", f"{after:g} after {before:g}")
+    return _levels(model, train, targets, rewind_to, options)
+
+
+def _levels(
+    model: Any,
+    train: Callable[[Any, Masks], Any],
+    targets: list[float],
+    rewind_to: Mapping[str, np.ndarray] | None,
+    options: dict[str, Any],
+) -> Iterator[Level]:
     masks = options.pop("previous", None)
-    for index, sparsity in enumerate(sparsities):
+    for index, sparsity in enumerate(targets):
         masks = prune(model, sparsity=sparsity, previous=masks, **options)
         if rewind_to is not None:
             rewind(model, rewind_to, masks)

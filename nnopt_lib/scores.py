@@ -45,7 +45,13 @@ def magnitude(weights: Mapping[str, np.ndarray], *, seed: int = 0) -> Mapping[st
         >>> magnitude({"dense_1/kernel": np.array([[-2.0, 1.0]])})["dense_1/kernel"]
         array([[2., 1.]])
     """
-    return Elementwise(weights, np.abs)
+    return Elementwise(weights, _absolute)
+
+
+def _absolute(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """|values|; of integers as unsigned ones, since abs(-128) is -128 in eight bits."""
+    result = np.abs(values, out=out)
+    return result.view(f"u{result.itemsize}") if result.dtype.kind == "i" else result
 
 
 def random(weights: Mapping[str, np.ndarray], *, seed: int = 0) -> Mapping[str, np.ndarray]:

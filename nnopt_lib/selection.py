@@ -34,7 +34,10 @@ class Selection:
             source, _ = source_of(scores, name)  # let go at once: it may have been converted for this reading
             self.shapes[name] = source.shape
             types.append(_computable(source.dtype))
-        self.dtype = np.result_type(*types)
+        self.source_dtype = np.result_type(*types)
+        _, function = source_of(scores, names[0])
+        room = np.empty(0, self.source_dtype)
+        self.dtype = (room if function is None else function(room)).dtype  # that of the scores
 
     def masks(self, remove: int) -> dict[str, np.ndarray]:
         """Boolean arrays that are False for the `remove` lowest scores (the later at equal score)."""
@@ -45,8 +48,8 @@ class Selection:
 
     def _values(self, part: np.ndarray, function: Callable[..., Any] | None, room: np.ndarray) -> np.ndarray:
         """The scores of a flat part, computed into `room` where they are not there already."""
-        if part.dtype != self.dtype:
-            part = part.astype(self.dtype)
+        if part.dtype != self.source_dtype:
+            part = part.astype(self.source_dtype)
         return part if function is None else function(part, out=room[: part.size])
 
     def _chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
@@ -54,7 +57,7 @@ class Selection:
         source, function = source_of(self.scores, name)
         flat = np.ascontiguousarray(source).reshape(-1)
         alive = None if self.previous is None else self.previous[name].reshape(-1)
-        room = np.empty(min(CHUNK, flat.size), self.dtype)
+        room = np.empty(min(CHUNK, flat.size), self.source_dtype)
         for start in range(0, flat.size, CHUNK):
             where = slice(start, min(start + CHUNK, flat.size))
             values = self._values(flat[where], function, room)
@@ -74,7 +77,7 @@ class Selection:
             random = np.random.default_rng([0, place])
             places = random.integers(sizes[name], size=-(-sizes[name] * SAMPLE // total))
             values = source[np.unravel_index(places, source.shape)] if source.ndim else source.reshape(1)
-            values = values.astype(self.dtype)
+            values = values.astype(self.source_dtype)
             values = values if function is None else function(values)
             drawn.append(values if self.previous is None else values[self.previous[name].reshape(-1)[places]])
         return np.sort(np.concatenate(drawn))
@@ -82,15 +85,17 @@ class Selection:
     def _threshold(self, remove: int) -> tuple[Any, int]:
         """The highest removed score, and how many of the scores equal to it are kept."""
         if remove == 0:
-            self._count(None, None)  # NaN is refused all the same
+            for name in self.names:
+                for _, values, _ in self._chunks(name):
+                    _refuse_nan(values, name)
             return None, 0
-        sample = self._sample()
         alive = sum(
             int(np.prod(self.shapes[name]))
             if self.previous is None
             else np.count_nonzero(self.previous[name])
             for name in self.names
         )
+        sample = self._sample() if alive > SAMPLE else np.empty(0, self.dtype)
         for deviations in (4, 40, None):
             low = high = None  # None: no bound on this side
             if deviations and sample.size:
@@ -136,8 +141,7 @@ class Selection:
                 middle = values[under == over]  # neither; NaN is neither, too
                 if not middle.size:
                     continue
-                if np.isnan(middle).any() if self.dtype.kind == "f" else False:
-                    refuse("scores must not hold NaN", f"NaN in {name!r}")
+                _refuse_nan(middle, name)
                 if low is None and high is None:
                     inside.append(middle.copy())
                     continue
@@ -170,6 +174,11 @@ class Selection:
             yield name, mask
 
 
+def _refuse_nan(values: np.ndarray, name: str) -> None:
+    if (values != values).any():
+        refuse("scores must not hold NaN", f"NaN in {name!r}")
+
+
 def _computable(dtype: np.dtype) -> np.dtype:
     """The type to compare in: types of two bytes or one widen to float32, which is exact and faster."""
     return np.dtype(np.float32) if dtype.itemsize <= 2 else dtype
@@ -189,8 +198,7 @@ def best_of_runs(
         refuse(rule, f"{name} of shape {scores.shape}", "Leave this layer out by names=.")
     split = (scores.shape[0], inputs // m, m, *scores.shape[2:])
     runs = np.moveaxis(scores.reshape(split), 2, 0)  # (m, out, inputs / m, *spatial)
-    if (runs != runs).any():
-        refuse("scores must not hold NaN", f"NaN in {name!r}")
+    _refuse_nan(runs, name)
     alive = None if previous is None else np.moveaxis(previous[name].reshape(split), 2, 0)
     if alive is not None and (alive.sum(0) < n).any():
         refuse(f"of every {m} inputs {n} must be left to keep", f"fewer in the previous mask of {name!r}")

@@ -167,6 +167,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every floating parameter and buffer under its canonical name; a shared parameter comes once."""
     seen: set[int] = set()
     for path, module in model.named_modules():
+        path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")  # of torch.compile
         parts = next((names for kinds, names in _PARTS if isinstance(module, kinds)), {})
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in own:

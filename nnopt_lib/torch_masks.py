@@ -16,11 +16,15 @@ from nnopt_lib.checks import refuse
 from nnopt_lib.torch_backend import as_array, named_tensors
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # no Linear, but dense
 
 
 def prunable(model: nn.Module) -> list[str]:
     """Names of trainable kernels of dense, convolution and embedding layers; a shared one comes once."""
     kernels = {id(layer.weight) for layer in model.modules() if isinstance(layer, _LAYERS)}
+    for layer in model.modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            kernels |= {id(getattr(layer, name)) for name in _ATTENTION}
     return [name for name, p in named_tensors(model) if id(p) in kernels and p.requires_grad]
 
 

@@ -47,17 +47,17 @@ class Stack:
             name: torch.from_numpy(np.stack([w[name] for w in weights])).to(self.device)
             for name in weights[0]
         }
-        self._masks = self._stacked(masks)  # of the same shapes, for those that a mask names; True = keep
-        for name, mask in self._masks.items():
-            self._values[name].masked_fill_(~mask, 0)
+        self._removed = self._stacked(masks)  # of the same shapes, for those that a mask names
+        for name, removed in self._removed.items():
+            self._values[name].masked_fill_(removed, 0)
         self._last = self._values
 
     def _stacked(self, masks: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, torch.Tensor]:
         names = {name for own in masks if own for name in own}
         stacked = {}
         for name in sorted(names):
-            whole = np.ones(self._values[name].shape[1:], bool)
-            arrays = [own[name] if own and name in own else whole for own in masks]
+            none = np.zeros(self._values[name].shape[1:], bool)
+            arrays = [~own[name] if own and name in own else none for own in masks]
             stacked[name] = torch.from_numpy(np.stack(arrays)).to(self.device)
         return stacked
 
@@ -190,9 +190,9 @@ class Stack:
         losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
         optimizer.zero_grad()
         losses.sum().backward()  # no parameter is shared, so each seed gets its own loss's gradient
-        for name, mask in self._masks.items():
+        for name, removed in self._removed.items():
             # Removed weights and their optimizer state start at 0; without a gradient they stay there.
-            self._values[name].grad.mul_(mask)  # type: ignore[union-attr]
+            self._values[name].grad.masked_fill_(removed, 0)  # type: ignore[union-attr]
         optimizer.step()
         # max, not argmax: over a middle axis its indices come fifteen times sooner
         correct = (logits.detach().max(1).indices == labels).sum(1)

@@ -29,6 +29,8 @@ train
 pruning
 torch_stack torch_masks keras_masks
 torch_backend keras_backend
+keras_optimizers
+keras_loading
 frameworks training
 masks
 selection allocation
@@ -42,8 +44,8 @@ checks
 """
 FRAMEWORK_MODULES = {
     "torch": {"torch_backend", "torch_stack", "torch_masks"},
-    "keras": {"keras_backend"},
-    "tensorflow": {"keras_backend"},
+    "keras": {"keras_loading"},
+    "tensorflow": {"keras_loading"},
 }
 
 
