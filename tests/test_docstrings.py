@@ -6,8 +6,8 @@ import pytest
 
 import nnopt_lib
 
-FRAMEWORK = {"torch_backend", "torch_stack", "keras_backend", "train"}
 MODULES = sorted(path.stem for path in Path(nnopt_lib.__file__).parent.glob("[a-z]*.py"))
+FRAMEWORK = {"train", "pruning", "penalties"} | {m for m in MODULES if m.startswith(("torch_", "keras_"))}
 
 
 @pytest.fixture(autouse=True)
