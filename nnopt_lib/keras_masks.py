@@ -113,10 +113,13 @@ class Hold:
             _fill(target, removed)
 
     def _trace_anew(self) -> None:
-        """Let `fit` compile its step again: the one that it keeps was traced with another `apply`."""
+        """Let `fit` compile its step again: the one that it keeps was traced with another `apply`.
+
+        A new function, not None: a callback may have asked, in the middle of `fit`, which calls it next.
+        """
         model, optimizer = self._model(), self._optimizer()
-        if model is not None and getattr(model, "optimizer", None) is optimizer:
-            model.train_function = None
+        if model is not None and getattr(model, "optimizer", None) is optimizer and model.train_function:
+            model.make_train_function(force=True)
 
 
 def _with_state(optimizer: Any, variable: Any) -> Iterator[Any]:
