@@ -205,3 +205,20 @@ def test_a_missing_device_is_refused():
     with pytest.raises(NnoptError) as error:
         nnopt.fit(nnopt.build(CLASSICS["mlp"], "keras"), arrays(shape=(64,)), nnopt.Training(), device="cuda")
     assert str(error.value) == "device 'cuda' was not found by TensorFlow. Pass device='auto' or 'cpu'."
+
+
+def test_masks_can_be_held_from_a_callback_in_the_middle_of_fit():
+    class Prune(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch in (1, 3):
+                self.masks = nnopt.prune(self.model, sparsity=0.3 * batch)
+                nnopt.hold(self.model, self.masks)
+
+    model, prune = nnopt.build(nnopt.mlp((8,), inputs=6, outputs=3), "keras"), Prune()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    random = np.random.default_rng(0)
+    model.fit(random.normal(size=(48, 6)), random.integers(3, size=48), 8, callbacks=[prune], verbose=0)
+    weights = nnopt.get_weights(model)
+    assert prune.masks.sparsity == round(0.9 * 72) / 72
+    assert all((weights[name][~mask] == 0).all() for name, mask in prune.masks.items())
+    assert any((weights[name] != 0).any() for name in prune.masks)
