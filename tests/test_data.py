@@ -66,7 +66,7 @@ def test_a_mirror_is_downloaded_checked_and_cached(small_mnist, tmp_path, monkey
             asked.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.delenv("NNOPT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     (served / "bad").mkdir()  # a mirror that has every file, with other content

@@ -405,7 +405,7 @@ def test_a_sweep_killed_ten_times_resumes_and_ends_with_the_same_rows(home):
     expected = json.loads(sweep(undisturbed, home / "other", 0).communicate()[0])
     chance, done_before, kills_in_the_sweep = random.Random(7), set(), 0
     for _ in range(10):
-        process = sweep(home, log, 0.03)
+        process = sweep(home, log, 0.02)
         deadline = time.monotonic() + 20
         while (
             not record_files(home)[len(done_before) :]
@@ -413,13 +413,13 @@ def test_a_sweep_killed_ten_times_resumes_and_ends_with_the_same_rows(home):
             and process.poll() is None
         ):
             time.sleep(0.002)  # the sweep has begun; kill it at a random moment from here
-        time.sleep(chance.uniform(0, 0.05))
+        time.sleep(chance.uniform(0, 0.03))
         kills_in_the_sweep += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.communicate()
         done_before = {path.stem for path in record_files(home)}
     assert kills_in_the_sweep >= 6
-    finished = sweep(home, log, 0.03)
+    finished = sweep(home, log, 0)
     rows = json.loads(finished.communicate()[0])
     assert finished.returncode == 0 and rows == expected
     computed = log.read_text().split()
@@ -431,7 +431,7 @@ def test_a_sweep_killed_ten_times_resumes_and_ends_with_the_same_rows(home):
 
 def test_finished_rows_are_never_computed_again_after_a_kill(home):
     log = home / "log"
-    process = sweep(home, log, 0.05)
+    process = sweep(home, log, 0.03)
     while len(record_files(home)) < 5 and process.poll() is None:
         time.sleep(0.005)
     process.kill()
@@ -446,7 +446,7 @@ def test_finished_rows_are_never_computed_again_after_a_kill(home):
 
 def test_two_runs_on_one_store_share_the_work(home):
     logs = home / "first", home / "second"
-    runs = [sweep(home, log, 0.05) for log in logs]
+    runs = [sweep(home, log, 0.03) for log in logs]
     rows = [json.loads(run.communicate()[0]) for run in runs]
     computed = [log.read_text().split() if log.exists() else [] for log in logs]
     assert rows[0] == rows[1]

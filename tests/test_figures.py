@@ -80,11 +80,10 @@ def test_a_notebook_shows_picture_and_alternative_text(home):
     assert bundle["image/png"].startswith(b"\x89PNG") and metadata["image/png"]["alt"] == "What it shows."
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_redrawing_equal_rows_gives_equal_bytes(kind, home, tmp_path):
-    figures.redraw(f"01-{kind}", out=tmp_path)
+def test_redrawing_equal_rows_gives_equal_bytes(home, tmp_path):
+    figures.redraw("01-curves", out=tmp_path)
     for form in figures.FORMATS:
-        first = home / "build" / "figures" / f"01-{kind}" / f"01-{kind}.{form}"
+        first = home / "build" / "figures" / "01-curves" / f"01-curves.{form}"
         assert (tmp_path / first.name).read_bytes() == first.read_bytes()
 
 
@@ -104,15 +103,18 @@ def test_a_published_figure_is_redrawn_without_a_run(home, tmp_path, monkeypatch
     assert written[0].read_bytes() == (made / "01-intervals.svg").read_bytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_paper_style_has_column_width_small_text_and_embedded_fonts(kind, home, tmp_path):
-    from matplotlib.text import Text
-
-    written = figures.redraw(f"01-{kind}", style="paper", width_inches=3.3, formats=["pdf"], out=tmp_path)
+def test_paper_style_has_column_width_and_embedded_fonts(home, tmp_path):
+    written = figures.redraw("01-curves", style="paper", width_inches=3.3, formats=["pdf"], out=tmp_path)
     content = written[0].read_bytes()
     width, _ = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", content).groups()
     assert float(width) == pytest.approx(3.3 * 72, abs=0.01)
     assert b"/FontFile2" in content and b"/Type3" not in content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_paper_style_has_small_text(kind):
+    from matplotlib.text import Text
+
     drawn = drawing.draw({"kind": kind, "rows": KINDS[kind][0], "options": KINDS[kind][1]}, "paper", 3.3)
     sizes = [text.get_fontsize() for text in drawn.findobj(Text) if text.get_text()]
     assert sizes and 7 <= min(sizes) <= max(sizes) <= 9
