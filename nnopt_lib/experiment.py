@@ -148,7 +148,8 @@ def _compute_all(
     calls = (
         joblib.delayed(_compute_one)(path, *tasks[path], compute, recompute) for path in _free_first(tasks)
     )
-    finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+    # max_nbytes=None: joblib would hand large arrays over as read-only memory maps, which PyTorch warns of.
+    finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)(calls)
     quiet = os.environ.get("NNOPT_PROGRESS") == "0"
     name = next(iter(tasks)).parent.name
     for path, record in tqdm(finished, desc=name, total=len(tasks), disable=quiet, leave=False):

@@ -471,6 +471,17 @@ def test_processes_and_joblibs_own_configuration_give_the_same_rows(home, monkey
     assert {row["process"] for row in by_configuration} == {os.getpid()}
 
 
+def test_a_process_may_write_to_large_arrays_as_the_caller_may(home):
+    large = np.zeros(300_000)  # above joblib's limit for memory maps
+
+    def compute(settings):
+        large[0] = settings.seed
+        return {"first": float(large[0])}
+
+    rows = run_experiment("01-large", SETTINGS, compute, jobs=2)
+    assert [row["first"] for row in rows] == [setting.seed for setting in SETTINGS] and large[0] == 0
+
+
 def test_a_quiet_run_prints_nothing_and_a_loud_one_shows_a_bar(capfd, monkeypatch):
     run_experiment("01-try", SETTINGS, Counting())
     assert capfd.readouterr() == ("", "")
