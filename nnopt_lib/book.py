@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.claims import published_band
 from nnopt_lib.store import project_root, write_atomically, writing
 
 PAGES_OF_RECORDS = {"status.md": "nnopt:status", "ledger.md": "nnopt:ledger"}
@@ -184,10 +185,9 @@ def ledger_tables(titles: Mapping[str, str], records: Mapping[str, Sequence[Mapp
 
 
 def _replay_row(record: Mapping[str, Any]) -> list[str]:
-    published = f"{record['published']:g}" + (f" ± {record['half_width']:g}" if record["half_width"] else "")
     measured = f"{record['mean']:#.4g} [{record['low']:#.4g}, {record['high']:#.4g}]"
     source = f"{{cite:t}}`{record['source']}`"
-    return [record["quantity"], published, record["mark"], source, measured, record["verdict"]]
+    return [record["quantity"], published_band(record), record["mark"], source, measured, record["verdict"]]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

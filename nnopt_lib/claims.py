@@ -7,6 +7,7 @@ a result. The book's ledger page is made from these records.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, refuse
@@ -42,6 +43,7 @@ def replay(
     quantity: str,
     published: float,
     half_width: float = 0.0,
+    at_least: bool = False,
     measured: tuple[float, float, float],
     mark: str,
     source: str,
@@ -53,6 +55,7 @@ def replay(
         id: of the replay, as in ``"mnist1d-models"``, with the case behind a slash where there are several.
         quantity: what is compared, with its unit.
         published, half_width: the number, and what its source puts behind ±.
+        at_least: the source says that it is more than `published`, and not how much more.
         measured: (mean, low, high) of our 95 % interval.
         mark: how sure we are of the published number: ``"V"``, ``"V2"`` or ``"M"``.
         source: key of the bibliography.
@@ -72,13 +75,20 @@ def replay(
     mean, low, high = measured
     if not low <= mean <= high:
         refuse("measured must be (mean, low, high) in this order", measured)
-    inside = low <= published + half_width and high >= published - half_width
+    inside = high >= published - half_width and (at_least or low <= published + half_width)
     verdict = "replayed, inside" if inside else f"replayed, differs, because {because or 'cause unknown'}"
-    band = f" ± {half_width:g}" if half_width else ""
-    print(f"{quantity}: published {published:g}{band} · ours {mean:.3g} [{low:.3g}, {high:.3g}] · {verdict}")
     record = {"kind": "replay", "quantity": quantity, "published": published, "half_width": half_width}
-    record |= {"mean": mean, "low": low, "high": high, "mark": mark, "source": source, "verdict": verdict}
+    record |= {"at_least": at_least, "mean": mean, "low": low, "high": high}
+    record |= {"mark": mark, "source": source, "verdict": verdict}
+    ours = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    print(f"{quantity}: published {published_band(record)} · ours {ours} · {verdict}")
     _record(chapter, id, record)
+
+
+def published_band(record: Mapping[str, Any]) -> str:
+    """The published side of a replay's record as text: ``68 ± 2``, or ``above 0.3``."""
+    plus_minus = f" ± {record['half_width']:g}" if record["half_width"] else ""
+    return f"{'above ' if record.get('at_least') else ''}{record['published']:g}{plus_minus}"
 
 
 def _record(chapter: str, id: str, record: dict[str, Any]) -> None:

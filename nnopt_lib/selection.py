@@ -156,9 +156,11 @@ class Selection:
 
     def _write(self, threshold: Any, keep_equal: int) -> Iterator[tuple[str, np.ndarray]]:
         """Masks that keep all scores above `threshold` and the first `keep_equal` of those equal to it."""
-        for name in self.names:
-            mask = (np.empty if self.previous is None else np.zeros)(self.shapes[name], bool)
-            flat = mask.reshape(-1)
+        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
+        # One large block: its pages come far faster than those of many small arrays.
+        block = (np.empty if self.previous is None else np.zeros)(sum(sizes), bool)
+        parts = np.split(block, np.cumsum(sizes)[:-1])
+        for name, flat in zip(self.names, parts, strict=True):
             for where, values, there in self._chunks(name):
                 out = flat[where] if there is None else np.empty(values.shape, bool)
                 if threshold is None:
@@ -171,7 +173,7 @@ class Selection:
                     keep_equal -= equal.size
                 if there is not None:
                     flat[where][there] = out
-            yield name, mask
+            yield name, flat.reshape(self.shapes[name])
 
 
 def _refuse_nan(values: np.ndarray, name: str) -> None:

@@ -61,6 +61,21 @@ def test_a_replay_is_inside_when_bands_overlap(records, capsys, measured, half_w
     assert f"ours {measured[0]:g} [{measured[1]:g}, {measured[2]:g}]" in out
 
 
+@pytest.mark.parametrize(
+    ("measured", "verdict"),
+    [
+        ((0.5, 0.4, 0.6), "replayed, inside"),
+        ((0.3, 0.2, 0.4), "replayed, inside"),
+        ((0.2, 0.1, 0.29), "replayed, differs, because other data"),
+    ],
+)
+def test_a_published_lower_bound_has_no_upper_end(records, capsys, measured, verdict):
+    common = {"quantity": "gain, points", "published": 0.3, "mark": "V", "source": "greydanus2024scaling"}
+    replay("00-demo", "r", measured=measured, at_least=True, because="other data", **common)
+    assert records()[0]["verdict"] == verdict
+    assert capsys.readouterr().out.startswith("gain, points: published above 0.3 · ours ")
+
+
 def test_a_difference_without_a_cause_says_so(records):
     common = {"quantity": "accuracy, %", "published": 68.0, "mark": "V", "source": "x"}
     replay("00-demo", "r", measured=(1.0, 1.0, 1.0), **common)
