@@ -24,6 +24,9 @@ _HOME = {
     "experiment": ["run_experiment"],
     "claims": ["claim", "replay"],
     "masks": ["Masks", "make_masks", "shuffle_masks"],
+    "nodes": ["NodeMasks"],
+    "description": ["describe"],
+    "surgery": ["remove_nodes", "save_small", "load_small"],
     "penalties": ["Penalty"],
     "pruning": [
         "prunable",

@@ -80,6 +80,27 @@ class PenaltyBackend(Protocol):
         """A penalty at work in a loop."""
 
 
+class DescriptionBackend(Protocol):
+    """What `torch_description` and `keras_description` offer."""
+
+    def read(self, model: Any, example_input: Any) -> tuple[Any, Mapping[str, str], Mapping[str, np.ndarray]]:
+        """The description of `model`, its own names of layers, and orders of inputs."""
+
+
+class SurgeryBackend(Protocol):
+    """What `torch_surgery` and `keras_surgery` offer."""
+
+    def cut(
+        self,
+        model: Any,
+        paths: Mapping[str, str],
+        after: Any,
+        weights: Mapping[str, np.ndarray],
+        example_input: Any,
+    ) -> Any:
+        """A copy of `model` with the sizes of the description `after` and these weights."""
+
+
 def backend(framework: str) -> Backend:
     """The adapter of ``"torch"`` or ``"keras"``, imported now if it was not."""
     check_choice("framework", framework, FRAMEWORKS)
@@ -113,3 +134,13 @@ def mask_backend_of(model: Any) -> MaskBackend:
 def penalty_backend_of(model: Any) -> PenaltyBackend:
     """The adapter for penalties of the framework that `model` belongs to."""
     return cast(PenaltyBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_penalties"))
+
+
+def surgery_backend_of(model: Any) -> SurgeryBackend:
+    """The adapter for surgery of the framework that `model` belongs to."""
+    return cast(SurgeryBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_surgery"))
+
+
+def description_backend_of(model: Any) -> DescriptionBackend:
+    """The reader of the framework that `model` belongs to."""
+    return cast(DescriptionBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_description"))

@@ -16,10 +16,9 @@ import numpy as np
 from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.keras_loading import keras, layers, tf
 from nnopt_lib.keras_optimizers import make_optimizer
-from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
-from nnopt_lib.training import EarlyStopping, History, Training, batch_order, plan
+from nnopt_lib.training import EarlyStopping, History, Training, accuracy_and_loss, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data

@@ -6,7 +6,6 @@ Chapter 09 teaches it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -19,7 +18,7 @@ from nnopt_lib.allocation import LampScores, erk_counts
 from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
 from nnopt_lib.scores import source_of
 from nnopt_lib.selection import Selection, best_of_runs
-from nnopt_lib.store import write_atomically
+from nnopt_lib.tensors import load_tensors, save_tensors
 
 SCOPES = ("global", "layer")
 ALLOCATIONS = ("uniform", "erk", "lamp")
@@ -37,6 +36,8 @@ class Masks(Mapping[str, np.ndarray]):
         >>> masks
         Masks(sparsity 0.5: 2 of 4 weights removed, 1 array)
     """
+
+    _unit = "weights"
 
     def __init__(self, masks: Mapping[str, np.ndarray]) -> None:
         if not isinstance(masks, Mapping) or not masks:
@@ -81,8 +82,8 @@ class Masks(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         arrays = f"{len(self)} array{'s' * (len(self) != 1)}"
-        counts = f"{self.removed:,} of {self.size:,} weights removed"
-        return f"Masks(sparsity {self.sparsity:.4g}: {counts}, {arrays})"
+        counts = f"{self.removed:,} of {self.size:,} {self._unit} removed"
+        return f"{type(self).__name__}(sparsity {self.sparsity:.4g}: {counts}, {arrays})"
 
     @property
     def size(self) -> int:
@@ -104,37 +105,26 @@ class Masks(Mapping[str, np.ndarray]):
         """Kept over prunable weights."""
         return 1 - self.sparsity
 
+    @property
+    def weights(self) -> Masks:
+        """The same as masks on a model's weights: themselves, unless they are masks on nodes."""
+        return self
+
     def sparsities(self) -> dict[str, float]:
         """The sparsity of every array."""
         return {name: count / max(self._arrays[name].size, 1) for name, count in self._removed.items()}
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, eight weights a byte, whole or not at all."""
-        from safetensors.numpy import save
-
         packed = {name: np.packbits(mask) for name, mask in self.items()}
-        shapes = json.dumps({name: mask.shape for name, mask in self.items()})
-        metadata = {"format": _FORMAT, "shapes": shapes, "sha256": _digest(packed, shapes)}
-        write_atomically(Path(path), save(packed, metadata))
+        save_tensors(path, packed, _FORMAT, json.dumps({name: mask.shape for name, mask in self.items()}))
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
         """Read what `save` wrote; a file that is damaged or something else is refused in one sentence."""
-        from safetensors import SafetensorError, safe_open
-
         rule = f"{path} must be a whole file that Masks.save wrote"
         remedy = "Save the masks again, or use another file."
-        try:
-            with safe_open(str(path), "numpy") as file:
-                metadata = file.metadata() or {}
-                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            refuse(rule, " ".join(str(error).split()) or type(error).__name__, remedy)
-        if metadata.get("format") != _FORMAT:
-            refuse(rule, f"format {metadata.get('format')!r}", remedy)
-        shapes = metadata.get("shapes", "")
-        if _digest(packed, shapes) != metadata.get("sha256"):
-            refuse(rule, "contents that do not have the sha256 they were saved with", remedy)
+        packed, shapes = load_tensors(path, _FORMAT, rule, remedy)
         try:
             arrays = {name: _unpacked(packed.pop(name), shape) for name, shape in json.loads(shapes).items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -153,13 +143,6 @@ def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
 
 def _removed(mask: np.ndarray) -> int:
     return mask.size - int(np.count_nonzero(mask))
-
-
-def _digest(packed: Mapping[str, np.ndarray], shapes: str) -> str:
-    digest = hashlib.sha256(shapes.encode())
-    for name in sorted(packed):
-        digest.update(name.encode() + b"\0" + packed[name].tobytes())
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- from scores to masks

@@ -15,7 +15,8 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
-from nnopt_lib.masks import Masks, check_match, make_masks
+from nnopt_lib.masks import SCOPES, Masks, check_match, make_masks
+from nnopt_lib.nodes import NodeMasks, node_masks
 from nnopt_lib.scores import SCORES
 from nnopt_lib.spec import initial_weights
 
@@ -37,22 +38,29 @@ def prune(
     model: Any,
     *,
     sparsity: float | None = None,
-    score: str | Mapping[str, np.ndarray] = "magnitude",
+    score: str | Mapping[str, np.ndarray] | None = None,
     scope: str = "global",
     allocation: str = "uniform",
     granularity: str = "weight",
     previous: Masks | None = None,
     names: Sequence[str] | None = None,
+    example_input: Any = None,
     seed: int = 0,
 ) -> Masks:
-    """Remove the weights of lowest score: set them to 0 in `model`, and return the masks.
+    """Remove the weights, or nodes, of lowest score: set them to 0 in `model`, and return the masks.
 
     Parameters:
-        model: any torch module or built Keras 3 model.
+        model: any torch module or built Keras 3 model; for nodes, one that `describe` understands.
         sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count.
-        score: ``"magnitude"``, ``"random"``, or saliency scores by canonical name, larger = keep.
-        scope, allocation, granularity, previous: as in `make_masks`, which states the rules.
+        score: ``"magnitude"`` (the default), ``"random"``, or saliency scores by canonical name, larger =
+            keep. For nodes ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``,
+            ``"random"``, or importance by layer, arrays (channels,), as `importance` gives it.
+        scope, allocation, granularity, previous: as in `make_masks`, which states the rules. With
+            ``granularity="node"`` whole neurons and filters go: coupled ones together and counted as one,
+            ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
+            The result is a `NodeMasks`, for `hold` and `remove_nodes`.
         names: canonical names of the weights to rank; by default those of `prunable`.
+        example_input: for nodes of a model that `build` did not make: a batch that it reads.
         seed: of random scores.
 
     The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
@@ -63,9 +71,31 @@ def prune(
         >>> prune(build(mlp((), inputs=64, outputs=10)), sparsity=0.9)
         Masks(sparsity 0.9: 576 of 640 weights removed, 1 array)
     """
-    backend = mask_backend_of(model)
+    if granularity == "node":
+        options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
+        return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
+    masks = make_masks(
+        _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
+        sparsity=sparsity,
+        scope=scope,
+        allocation=allocation,
+        granularity=granularity,
+        previous=previous,
+    )
+    mask_backend_of(model).apply(model, masks)
+    return masks
+
+
+def _weight_scores(
+    model: Any,
+    score: str | Mapping[str, np.ndarray],
+    names: Sequence[str] | None,
+    previous: Masks | None,
+    seed: int,
+) -> Mapping[str, np.ndarray]:
+    """Scores by canonical name for the weights to rank, given or by rule."""
     if names is None:
-        names = list(previous) if previous else backend.prunable(model)
+        names = list(previous) if previous else mask_backend_of(model).prunable(model)
         if not names:
             kinds = "a dense, convolution or embedding layer"
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
@@ -74,19 +104,26 @@ def prune(
     weights = _named(model, names)
     if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
-        scores: Mapping[str, np.ndarray] = {name: score[name] for name in weights}
-    else:
-        rule = SCORES[check_choice("score", score, SCORES)]
-        scores = rule(weights, seed=check_int("seed", seed, at_least=0))
-    masks = make_masks(
-        scores,
-        sparsity=sparsity,
-        scope=scope,
-        allocation=allocation,
-        granularity=granularity,
-        previous=previous,
-    )
-    backend.apply(model, masks)
+        return {name: score[name] for name in weights}
+    rule = SCORES[check_choice("score", score, SCORES)]
+    return rule(weights, seed=check_int("seed", seed, at_least=0))
+
+
+def _prune_nodes(
+    model: Any,
+    sparsity: float | None,
+    score: str | Mapping[str, np.ndarray],
+    allocation: str,
+    names: Sequence[str] | None,
+    **options: Any,
+) -> NodeMasks:
+    check_choice("scope", options["scope"], SCOPES)
+    if allocation != "uniform":
+        refuse("granularity 'node' shares sparsity evenly", f"allocation={allocation!r}", "Leave it out.")
+    if names is not None:
+        refuse("granularity 'node' ranks all nodes that can leave", "names", "Leave it out.")
+    masks = node_masks(model, sparsity=check_fraction("sparsity", sparsity), score=score, **options)
+    apply_masks(model, masks)
     return masks
 
 
@@ -114,8 +151,8 @@ def apply_masks(model: Any, masks: Masks) -> None:
         >>> spec = mlp((3,), inputs=4, outputs=2)
         >>> apply_masks(build(spec, seed=2), prune(build(spec, seed=1), sparsity=0.5))
     """
-    _check(model, masks)
-    mask_backend_of(model).apply(model, masks)
+    _check(model, masks.weights)
+    mask_backend_of(model).apply(model, masks.weights)
 
 
 def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
@@ -137,8 +174,8 @@ def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
         >>> handle = hold(model, prune(model, sparsity=0.5), optimizer)
         >>> handle.remove()
     """
-    _check(model, masks)
-    return mask_backend_of(model).hold(model, masks, optimizer)
+    _check(model, masks.weights)
+    return mask_backend_of(model).hold(model, masks.weights, optimizer)
 
 
 # ---------------------------------------------------------------- rewinding and controls
@@ -170,10 +207,10 @@ def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = 
     own = backend_of(model).get_weights(model)
     check_match(weights, {name: value.shape for name, value in own.items()}, "weights")
     if masks is not None:
-        _check(model, masks)
+        _check(model, masks.weights)
     backend_of(model).set_weights(model, dict(weights))
     if masks is not None:
-        mask_backend_of(model).apply(model, masks)
+        mask_backend_of(model).apply(model, masks.weights)
 
 
 def reinitialize(model: Any, *, seed: int, init: str = "glorot_uniform") -> None:

@@ -18,10 +18,9 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own custom)
 from torch import nn
 
 from nnopt_lib.checks import check_choice, refuse
-from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
-from nnopt_lib.training import EarlyStopping, History, Training, batch_order, plan
+from nnopt_lib.training import EarlyStopping, History, Training, accuracy_and_loss, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data

@@ -17,14 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.operations import spatial
 from nnopt_lib.penalties import Penalty
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import make_optimizer, plain_function, resolve_device
 from nnopt_lib.torch_masks import clear, keep_bits
 from nnopt_lib.torch_penalties import Regularizer
-from nnopt_lib.training import EarlyStopping, History, Step, Training, batch_order, plan
+from nnopt_lib.training import EarlyStopping, History, Step, Training, accuracy_and_loss, batch_order, plan
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data

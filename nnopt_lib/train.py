@@ -15,11 +15,10 @@ import numpy as np
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of, penalty_backend_of
 from nnopt_lib.masks import Masks, check_match
-from nnopt_lib.measure import accuracy_and_loss
 from nnopt_lib.penalties import Penalty
 from nnopt_lib.pruning import hold
 from nnopt_lib.spec import NetSpec, initial_weights
-from nnopt_lib.training import History, Training, check_data
+from nnopt_lib.training import History, Training, accuracy_and_loss, check_data
 
 if TYPE_CHECKING:
     from nnopt_lib.data import Data
@@ -235,7 +234,7 @@ def fit_many(
     starts: list[Mapping[str, np.ndarray]] = (
         [initial_weights(spec, seed, init) for seed in seeds] if weights is None else list(weights)
     )
-    held: list[Masks | None] = [None] * len(seeds) if masks is None else list(masks)
+    held: list[Masks | None] = [mask and mask.weights for mask in masks or [None] * len(seeds)]
     _check_networks(spec, len(seeds), starts, held)
     if penalties is not None and (
         len(penalties) != len(seeds) or len({(p.kind, p.mix) for p in penalties}) != 1

@@ -164,3 +164,12 @@ def check_data(data: Any, training: Training) -> None:
         refuse(
             "early stopping needs validation data", "none", "Pass patience=None, or keep a validation set."
         )
+
+
+def accuracy_and_loss(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Accuracy (a fraction) and mean cross-entropy (nats) of logits (examples, classes) for labels y."""
+    logits = logits.astype(np.float64)
+    top = logits.max(1, keepdims=True)
+    log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(1))
+    loss = log_sum - logits[np.arange(len(y)), y]
+    return float((logits.argmax(1) == y).mean()), float(loss.mean())

@@ -110,6 +110,76 @@ def networks(draw: st.DrawFn, *, batch_norm: bool = True) -> NetSpec:
     return NetSpec(shape, tuple(nodes))
 
 
+class _Blocks:
+    """Adds blocks as architectures have them; `rank` counts spatial dimensions, 0 for dense layers."""
+
+    def __init__(self, draw: st.DrawFn, rank: int) -> None:
+        self.draw, self.rank, self.nodes = draw, rank, []
+        self.input_shape = (draw(st.integers(1, 3)), *(draw(st.integers(3, 6)) for _ in range(rank)))
+        self.channels = {"input": self.input_shape[0]}
+
+    def add(self, op: str, inputs: tuple[str, ...], channels: int, **options: object) -> str:
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(Node(name, op, inputs, options))
+        self.channels[name] = channels
+        return name
+
+    def layer(self, x: str, channels: int, kernel: int = 3, groups: int = 1) -> str:
+        bias = self.draw(st.booleans())
+        if not self.rank:
+            return self.add("dense", (x,), channels, units=channels, bias=bias)
+        options = {"filters": channels, "kernel": kernel, "padding": kernel // 2, "groups": groups}
+        return self.add(f"conv{self.rank}d", (x,), channels, bias=bias, **options)
+
+    def activated(self, x: str) -> str:
+        if self.draw(st.booleans()):
+            x = self.add("batch_norm", (x,), self.channels[x])
+        kind = self.draw(st.sampled_from(("relu", "gelu", "silu", "tanh")))
+        return self.add("activation", (x,), self.channels[x], kind=kind)
+
+    def block(self, x: str) -> str:
+        kinds = ["plain", "residual", "projected", "concat", "gate"]
+        kinds += ["depthwise", "grouped"] if self.rank else []
+        kind, width = self.draw(st.sampled_from(kinds)), self.draw(st.integers(1, 4))
+        if kind == "plain":
+            return self.activated(self.layer(x, width))
+        if kind == "residual":
+            inner = self.activated(self.layer(x, width))
+            return self.activated(self.add("add", (x, self.layer(inner, self.channels[x])), self.channels[x]))
+        if kind == "projected":
+            return self.add("add", (self.layer(x, width, 1), self.activated(self.layer(x, width))), width)
+        if kind == "concat":
+            return self.add("concat", (x, self.activated(self.layer(x, width))), self.channels[x] + width)
+        if kind == "gate":
+            pooled = self.add("global_pool", (x,), self.channels[x]) if self.rank else x
+            rank, self.rank = self.rank, 0
+            gate = self.layer(self.activated(self.layer(pooled, width)), self.channels[x])
+            self.rank = rank
+            gate = self.add("activation", (gate,), self.channels[x], kind="sigmoid")
+            return self.add("multiply", (x, gate), self.channels[x])
+        if kind == "depthwise":
+            x = self.activated(self.layer(x, self.channels[x], groups=self.channels[x]))
+            return self.activated(self.layer(x, width, 1))
+        x = self.activated(self.layer(x, 4, 1))
+        return self.activated(self.layer(x, 2 * width, groups=2))
+
+
+@st.composite
+def architectures(draw: st.DrawFn) -> NetSpec:
+    """A random stack of plain, residual, concatenating, gated, depthwise and grouped blocks, then a head."""
+    blocks = _Blocks(draw, draw(st.integers(0, 2)))
+    x = blocks.layer("input", draw(st.integers(1, 4)))
+    for _ in range(draw(st.integers(1, 4))):
+        x = blocks.block(x)
+    if blocks.rank:
+        x = blocks.add(draw(st.sampled_from(("global_pool", "flatten"))), (x,), 0)
+        blocks.rank = 0
+    if draw(st.booleans()):
+        x = blocks.activated(blocks.layer(x, draw(st.integers(1, 4))))
+    blocks.layer(x, draw(st.integers(1, 3)))
+    return NetSpec(blocks.input_shape, tuple(blocks.nodes))
+
+
 def parameter_count(spec: NetSpec) -> int:
     return sum(math.prod(shape) for shape in spec.parameter_shapes().values())
 

@@ -7,7 +7,9 @@ import pytest
 import nnopt_lib
 
 MODULES = sorted(path.stem for path in Path(nnopt_lib.__file__).parent.glob("[a-z]*.py"))
-FRAMEWORK = {"train", "pruning", "penalties"} | {m for m in MODULES if m.startswith(("torch_", "keras_"))}
+FRAMEWORK = {"train", "pruning", "penalties", "description", "nodes", "surgery", "measure"} | {
+    m for m in MODULES if m.startswith(("torch_", "keras_"))
+}
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,11 @@ cli
 book running validation environment
 chapters
 execution
-train
+train surgery measure
 pruning
+nodes
+description
+torch_description keras_description torch_surgery keras_surgery
 torch_stack
 torch_penalties keras_penalties
 torch_masks keras_masks
@@ -35,18 +38,22 @@ keras_optimizers
 keras_loading
 penalties
 frameworks training
-masks
-selection allocation
-measure builders scores schedules
+masks importance removal
+selection allocation coupling
+builders scores schedules
 spec
 operations
 data figures claims
 experiment drawing
+tensors
 store
 checks
 """
 FRAMEWORK_MODULES = {
-    "torch": {"torch_backend", "torch_stack", "torch_masks", "torch_penalties"},
+    "torch": {
+        *("torch_backend", "torch_stack", "torch_masks", "torch_penalties"),
+        *("torch_description", "torch_surgery"),
+    },
     "keras": {"keras_loading"},
     "tensorflow": {"keras_loading"},
 }

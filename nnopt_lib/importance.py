@@ -1,0 +1,138 @@
+"""Importance: one number per node (neuron, filter, coupled group); the larger, the rather the node is kept.
+
+The rules here read weights alone. Those that need data (average activation, first-order Taylor, the oracle)
+run the network and stand in `torch_importance`. Chapter 14 compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from nnopt_lib.checks import check_fraction, check_int, refuse
+from nnopt_lib.coupling import FIXED, Coupling
+
+Weights = Mapping[str, np.ndarray]
+
+
+def _l1(rows: np.ndarray) -> np.ndarray:
+    return np.abs(rows).sum(1)
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    return np.square(rows).sum(1)
+
+
+def _distances(rows: np.ndarray) -> np.ndarray:
+    """Sum of a row's Euclidean distances to all others of its layer."""
+    squares = np.square(rows).sum(1)
+    between = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
+    return np.sqrt(np.maximum(between, 0)).sum(1)
+
+
+def _per_node(
+    coupling: Coupling, weights: Weights, part: str, rule: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over a node's channels of ``rule(rows)``, and how many channels were summed; both (size,)."""
+    total, channels = np.zeros(coupling.size), np.zeros(coupling.size)
+    for name, value in weights.items():
+        owner, own_part = name.split("/")
+        numbers = coupling.nodes[owner]
+        if own_part != part or not (numbers != FIXED).any():
+            continue
+        scores = rule(value.reshape(len(value), -1).astype(np.float64))
+        there = numbers != FIXED
+        total += np.bincount(numbers[there], scores[there], coupling.size)
+        channels += np.bincount(numbers[there], None, coupling.size)
+    return total, channels
+
+
+def l1(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Sum of |w| over a node's kernel rows (Li et al. 2017)."""
+    return _per_node(coupling, weights, "kernel", _l1)[0]
+
+
+def l2(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Root of the sum of w^2 over a node's kernel rows."""
+    return np.sqrt(_per_node(coupling, weights, "kernel", _squares)[0])
+
+
+def batch_norm_scale(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Mean of |scale| over the batch normalizations of a node: network slimming (Liu et al. 2017)."""
+    total, channels = _per_node(coupling, weights, "scale", _l1)
+    if not channels.all():
+        bare = next(name for name, group in coupling.groups.items() if not channels[group].all())
+        rule = "score 'bn_scale' needs a batch normalization on every node to prune"
+        refuse(rule, f"none after layer {bare!r}", "Use score='l1', or build the network with them.")
+    return total / channels
+
+
+def geometric_median(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Sum of distances to the other filters of the layer, mean over a node's channels (FPGM, He et al. 2019).
+
+    The filter nearest to the geometric median of its layer is best replaced by the others, so it goes first.
+    """
+    total, channels = _per_node(coupling, weights, "kernel", _distances)
+    return total / channels
+
+
+def random(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Uniform numbers: the control."""
+    return np.random.default_rng(check_int("seed", seed, at_least=0)).random(coupling.size)
+
+
+NODE_SCORES: dict[str, Callable[..., np.ndarray]] = {
+    "l1": l1,
+    "l2": l2,
+    "bn_scale": batch_norm_scale,
+    "geometric_median": geometric_median,
+    "random": random,
+}
+
+
+# ---------------------------------------------------------------- from importance to nodes
+
+
+def keep_nodes(
+    coupling: Coupling,
+    scores: np.ndarray,
+    *,
+    sparsity: float,
+    scope: str = "global",
+    previous: np.ndarray | None = None,
+) -> np.ndarray:
+    """Which nodes stay, a boolean array (size,), if those of lowest importance go.
+
+    Removes exactly ``round(sparsity * n)`` of the n nodes of each scope (global, or each coupled group of
+    layers), as far as every layer keeps at least one: its best node is never removed. What `previous`
+    removed goes first and counts. At equal importance the earlier node stays. NaN is refused.
+    """
+    sparsity = check_fraction("sparsity", sparsity)
+    if np.isnan(scores).any():
+        refuse("importance must not be NaN", f"NaN for {int(np.isnan(scores).sum())} of {len(scores)} nodes")
+    gone = np.zeros(len(scores), bool) if previous is None else ~previous
+    kept = np.ones(len(scores), bool)
+    best = _best_of_layers(coupling, scores, gone)
+    scopes = [np.arange(len(scores))] if scope == "global" else list(coupling.groups.values())
+    for nodes in scopes:
+        count = round(sparsity * len(nodes))
+        if count < gone[nodes].sum():
+            rule = f"sparsity must not fall, and the previous masks removed {int(gone[nodes].sum())} nodes"
+            refuse(rule, f"a target of {count}", "Pass a higher sparsity, or leave previous out.")
+        # Last first: the best of each layer, what is important, what comes early; removed before: first.
+        order = np.lexsort((-nodes, scores[nodes], ~gone[nodes], best[nodes]))
+        kept[nodes[order[: min(count, int((~best[nodes]).sum()))]]] = False
+    return kept
+
+
+def _best_of_layers(coupling: Coupling, scores: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """The node of highest importance of every layer (the earlier of equals), among those not yet gone."""
+    best = np.zeros(coupling.size, bool)
+    for layer in coupling.layers:
+        numbers = coupling.nodes[layer]
+        if (numbers == FIXED).any():
+            continue  # what cannot leave keeps the layer alive
+        numbers = np.unique(numbers[~gone[numbers]])
+        best[numbers[np.argmax(scores[numbers])]] = True
+    return best

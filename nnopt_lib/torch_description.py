@@ -1,0 +1,296 @@
+"""Reading a PyTorch module into a description, through torch.fx, in evaluation mode."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from nnopt_lib.checks import refuse
+from nnopt_lib.operations import SHAPE_RULES, ShapeError
+from nnopt_lib.spec import INPUT, NetSpec, Node
+from nnopt_lib.torch_backend import build, get_weights, predict
+
+_UNDERSTOOD = (
+    "Understood are dense layers, convolutions, batch normalization, relu, gelu, silu, tanh, sigmoid, "
+    "pooling, flattening, additions, products, concatenations, dropout and identities."
+)
+_ACTIVATIONS: dict[Any, str] = {
+    **{nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"},
+    **{F.relu: "relu", F.gelu: "gelu", F.silu: "silu", F.tanh: "tanh", F.sigmoid: "sigmoid"},
+    **{torch.relu: "relu", torch.relu_: "relu", torch.tanh: "tanh", torch.sigmoid: "sigmoid"},
+    **{name + end: name for name in ("relu", "tanh", "sigmoid") for end in ("", "_")},
+}
+_SKIPPED = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Identity, F.dropout, F.dropout2d, "contiguous")
+_JOINS: dict[Any, str] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), "add"),
+    **dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), "multiply"),
+}
+_CONCATENATIONS = (torch.cat, torch.concat)
+_RESHAPES = (
+    *(nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze),
+    *("flatten", "view", "reshape", "squeeze", "unsqueeze"),
+)
+_POOLS: dict[Any, str] = {
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d), "max_pool"),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, F.avg_pool1d, F.avg_pool2d), "avg_pool"),
+}
+_POOL_ARGUMENTS = {
+    "max_pool": ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    "avg_pool": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+}
+_USUAL = {
+    "dilation": (1, (1,), (1, 1)),
+    "ceil_mode": (False,),
+    "return_indices": (False,),
+    "count_include_pad": (True,),
+    "divisor_override": (None,),
+}
+_GLOBAL: dict[Any, str] = {
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), "avg"),
+    **dict.fromkeys((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, torch.mean, "mean"), "avg"),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), "max"),
+    **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, torch.amax, "amax"), "max"),
+}
+
+
+def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str], dict[str, np.ndarray]]:
+    """The description, the module's path of every layer with parameters, and no orders of inputs."""
+    kind = type(model).__name__
+    if example_input is None:
+        remedy = "Pass a batch that the model reads, as example_input=x."
+        refuse(f"describing {kind} needs an example_input", "none", remedy)
+    first = next(model.parameters(), torch.empty(0))
+    example = torch.as_tensor(example_input).to(first.device, first.dtype)
+    example = torch.cat([example, example])  # so that a batch of 1 is never taken for a size of 1
+    modes = {module: module.training for module in model.modules()}
+    try:
+        reader = _Reader(_traced(model.eval()))
+        with torch.no_grad():
+            reader.run(example)
+        spec = NetSpec(tuple(example.shape[1:]), tuple(reader.nodes))
+        _check_outputs(model, spec, reader.paths, example.float().cpu().numpy())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return spec, reader.paths, {}
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    try:
+        traced = fx.symbolic_trace(model)
+    except Exception as error:  # whatever a forward does with a stand-in for its input
+        reason, remedy = " ".join(str(error).split())[:120], "Keep branches on data out of it."
+        refuse(f"{type(model).__name__} must have a forward that torch.fx can trace", reason, remedy)
+    traced.graph.eliminate_dead_code()
+    return traced
+
+
+def _check_outputs(model: nn.Module, spec: NetSpec, paths: Mapping[str, str], x: np.ndarray) -> None:
+    """A wrong description never leaves this module."""
+    own, weights = get_weights(model), {}
+    for name, shape in spec.parameter_shapes(trainable=False).items():
+        layer, part = name.split("/")
+        weights[name] = own[f"{paths[layer]}/{part}"].reshape(shape)
+    theirs = predict(model, x, 1024, None)
+    ours = predict(build(spec, weights), x, 1024, "cpu")
+    if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 1e-4 * max(1.0, np.abs(theirs).max()):
+        refuse(f"the description of {type(model).__name__} must give its outputs", "one that does not")
+
+
+class _Reader(fx.Interpreter):
+    """Runs the traced module on the example, and writes down a node for every operation that it meets."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.extra_traceback = False  # errors are one sentence
+        self.nodes: list[Node] = []
+        self.paths: dict[str, str] = {}
+        self.node_of: dict[fx.Node, str] = {}  # the description's name of a value of the graph
+        self.shapes: dict[str, tuple[int, ...]] = {}  # in the description: (channels,) after global pooling
+        self.tensors: dict[fx.Node, tuple[int, ...]] = {}  # in the module, with the batch
+        self.seen: set[str] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation, and describe it if it gives a tensor (sizes are only numbers)."""
+        value = super().run_node(n)
+        if n.op == "output":
+            if not isinstance(value, torch.Tensor) or self.node_of[n.args[0]] != self.nodes[-1].name:  # type: ignore[index]
+                refuse("a model to describe must return one tensor, its last", type(value).__name__)
+        elif isinstance(value, torch.Tensor):
+            self.tensors[n] = tuple(value.shape)
+            self._describe(n)
+        return value
+
+    def _describe(self, n: fx.Node) -> None:
+        if n.op == "placeholder":
+            if self.node_of:
+                refuse("a model to describe must read one input", f"a second one, {str(n.target)!r}")
+            self.node_of[n], self.shapes[INPUT] = INPUT, self.tensors[n][1:]
+        elif n.op == "get_attr":
+            self._refuse(n, f"{str(n.target)!r}, a parameter or buffer used by itself")
+        elif n.op == "call_module":
+            module = self.module.get_submodule(str(n.target))
+            what = f"{str(n.target)!r} ({type(module).__name__})"
+            if not self._layer(n, module, what):
+                self._plain(n, type(module), vars(module), what)
+        else:
+            name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", n.name)
+            self._plain(n, n.target, n.kwargs, f"{name!r}")
+
+    def _refuse(self, n: fx.Node, what: str) -> NoReturn:
+        refuse("a description must have an operation for everything that a model does", what, _UNDERSTOOD)
+
+    def _source(self, n: fx.Node) -> fx.Node:
+        source = n.args[0] if n.args else n.kwargs.get("input")
+        if not isinstance(source, fx.Node) or source not in self.node_of:
+            self._refuse(n, f"{n.name!r}, which does not read a value of the graph")
+        return source
+
+    def _add(
+        self, n: fx.Node, name: str, op: str, inputs: Sequence[fx.Node], options: dict[str, Any]
+    ) -> None:
+        """Write a node down; `name` is made one that a description and a module can have."""
+        name = re.sub(r"[^A-Za-z0-9]", "_", name)
+        name = name if re.match("[A-Za-z]", name) else f"{op}_{name}"
+        while (
+            name == INPUT or hasattr(nn.Module, name) or name in self.shapes or name in ("spec", "training")
+        ):
+            name += "_op"
+        node = Node(name, op, tuple(self.node_of[source] for source in inputs), options)
+        try:
+            shape = SHAPE_RULES[op](node.options, [self.shapes[source] for source in node.inputs])
+        except ShapeError as error:
+            self._refuse(n, f"{n.name!r}, whose {op} {error}")
+        self.nodes.append(node)
+        self.node_of[n], self.shapes[name] = name, shape
+        if math.prod(shape) != math.prod(self.tensors[n][1:]):
+            self._refuse(n, f"{n.name!r}, which gives {self.tensors[n][1:]} for {shape}")
+
+    # -------------------------------------------------------------- layers with parameters
+
+    def _layer(self, n: fx.Node, module: nn.Module, what: str) -> bool:
+        """Describe a module with parameters; False for the others."""
+        path, flat = str(n.target), len(self.shapes[self.node_of[self._source(n)]]) == 1
+        options: dict[str, Any] = {"bias": getattr(module, "bias", None) is not None}
+        if isinstance(module, nn.Linear):
+            op, options["units"] = "dense", module.out_features
+            if len(self.tensors[self._source(n)]) != 2:
+                self._refuse(n, f"{what} on values of shape {self.tensors[self._source(n)][1:]}")
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            options |= self._windows(n, module, what)
+            op = f"conv{len(module.kernel_size)}d"
+            if flat:  # 1x1 on a pooled value, which the description keeps as (channels,)
+                if math.prod(module.kernel_size) != 1 or module.groups != 1 or any(options["padding"]):
+                    self._refuse(n, f"{what}, other than 1x1, on a pooled value")
+                op, options = "dense", {"units": module.out_channels, "bias": options["bias"]}
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if not module.affine or module.running_mean is None or module.momentum is None:
+                self._refuse(n, f"{what} without scale and shift, running statistics or momentum")
+            op, options = "batch_norm", {"eps": module.eps, "momentum": module.momentum}
+        else:
+            return False
+        if (
+            parametrize.is_parametrized(module)
+            or hasattr(module, "weight_g")
+            or hasattr(module, "weight_orig")
+        ):
+            rule, remedy = (
+                f"layer {path!r} must own its weights to be described",
+                "Remove the parametrization first.",
+            )
+            refuse(rule, "weights that are computed from others", remedy)
+        if path in self.seen:
+            refuse(f"layer {path!r} must be used once", "a second use", "Give each use a layer of its own.")
+        self.seen.add(path)
+        self._add(n, path, op, [self._source(n)], options)
+        self.paths[self.node_of[n]] = path
+        return True
+
+    def _windows(self, n: fx.Node, module: nn.Conv1d | nn.Conv2d, what: str) -> dict[str, Any]:
+        padding, size = module.padding, module.kernel_size
+        if padding == "same" and any(k % 2 == 0 for k in size):
+            self._refuse(n, f"{what} with uneven padding")
+        if isinstance(padding, str):
+            padding = tuple(k // 2 if padding == "same" else 0 for k in size)
+        if module.padding_mode != "zeros" or any(d != 1 for d in module.dilation):
+            self._refuse(n, f"{what} with dilation, or padding other than zeros")
+        options = {"filters": module.out_channels, "kernel": tuple(size), "stride": tuple(module.stride)}
+        return options | {"padding": tuple(padding), "groups": module.groups}
+
+    # -------------------------------------------------------------- operations without parameters
+
+    def _plain(self, n: fx.Node, target: Any, named: Mapping[str, Any], what: str) -> None:
+        """Describe an operation by its class, function or method name; `named` holds its settings."""
+        try:
+            known = target in _ACTIVATIONS
+        except TypeError:  # not hashable
+            known = False
+        if target in _SKIPPED:
+            self.node_of[n] = self.node_of[self._source(n)]
+        elif known:
+            if named.get("approximate", "none") != "none":
+                self._refuse(n, f"{what} with approximate={named['approximate']!r}")
+            self._add(n, n.name, "activation", [self._source(n)], {"kind": _ACTIVATIONS[target]})
+        elif target in _JOINS:
+            sources = [*n.args, *(n.kwargs[name] for name in ("input", "other") if name in n.kwargs)]
+            if len(sources) != 2 or not all(source in self.node_of for source in sources):
+                self._refuse(n, f"{what} with a number or a parameter")
+            self._add(n, n.name, _JOINS[target], sources, {})  # type: ignore[arg-type]
+        elif target in _CONCATENATIONS:
+            self._concatenation(n, what)
+        elif target in _POOLS:
+            self._pool(n, _POOLS[target], named, what)
+        elif target in _GLOBAL:
+            self._global_pool(n, _GLOBAL[target], what)
+        elif target in _RESHAPES:
+            self._reshape(n, what)
+        else:
+            self._refuse(n, what)
+
+    def _concatenation(self, n: fx.Node, what: str) -> None:
+        arguments: dict[str, Any] = dict(zip(("tensors", "dim"), n.args, strict=False)) | dict(n.kwargs)
+        sources, dim = arguments["tensors"], arguments.get("dim", arguments.get("axis", 0))
+        if dim % len(self.tensors[n]) != 1 or not all(source in self.node_of for source in sources):
+            self._refuse(n, f"{what} along another dimension than channels")
+        self._add(n, n.name, "concat", list(sources), {})
+
+    def _pool(self, n: fx.Node, op: str, named: Mapping[str, Any], what: str) -> None:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)  # sizes may have been computed
+        given = dict(named) | dict(zip(_POOL_ARGUMENTS[op], args[1:], strict=False)) | dict(kwargs)
+        odd = [name for name, usual in _USUAL.items() if given.get(name, usual[0]) not in usual]
+        if odd:
+            self._refuse(n, f"{what} with {odd[0]}={given[odd[0]]!r}")
+        options = {
+            "size": given["kernel_size"],
+            "stride": given.get("stride"),
+            "padding": given.get("padding", 0),
+        }
+        self._add(n, n.name, op, [self._source(n)], options)
+
+    def _global_pool(self, n: fx.Node, kind: str, what: str) -> None:
+        """Adaptive pooling to 1, or a mean over all of space: told by the shapes before and after."""
+        source = self._source(n)
+        before, after = self.tensors[source], self.tensors[n]
+        if len(before) < 3 or math.prod(after) != math.prod(before[:2]) or after[:2] != before[:2]:
+            self._refuse(n, f"{what} that gives {after[1:]} for {before[1:]}")
+        self._add(n, n.name, "global_pool", [source], {"kind": kind})
+
+    def _reshape(self, n: fx.Node, what: str) -> None:
+        """Flattening each example, or adding and dropping sizes of 1 behind the channels."""
+        source = self._source(n)
+        before, after = self.tensors[source], self.tensors[n]
+        if len(self.shapes[self.node_of[source]]) == 1 and after[:2] == before[:2]:
+            self.node_of[n] = self.node_of[source]
+        elif after == (before[0], math.prod(before[1:])):
+            self._add(n, n.name, "flatten", [source], {})
+        else:
+            self._refuse(n, f"{what} that gives {after[1:]} for {before[1:]}")
