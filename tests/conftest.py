@@ -1,4 +1,6 @@
+import contextlib
 import os
+import resource
 import sys
 
 import pytest
@@ -24,3 +26,17 @@ def pytest_sessionfinish(session):
     if loaded:
         session.exitstatus = 1
         print(f"\nan unmarked test has loaded {', '.join(loaded)}")
+
+
+@contextlib.contextmanager
+def small_files():
+    """A disk that takes no file above 100 bytes, as a full one would (also refuses root).
+
+    Not a fixture: pytest writes its progress before it takes fixtures down, and its output may be a file.
+    """
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

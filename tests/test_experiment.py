@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from hypothesis import strategies as st
 from nnopt_lib import store
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.experiment import project_root, provenance, run_experiment, run_id, write_atomically
+from tests.conftest import small_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -526,20 +525,6 @@ def test_what_is_written_is_read_again(tmp_path_factory, content):
     write_atomically(path, content)
     assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
     assert [file.name for file in path.parent.iterdir()] == ["file"]
-
-
-@contextlib.contextmanager
-def small_files():
-    """A disk that takes no file above 100 bytes, as a full one would (also refuses root).
-
-    Not a fixture: pytest writes its progress before it takes fixtures down, and its output may be a file.
-    """
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays_whole(home):

@@ -1,9 +1,7 @@
 """Masks by the contract: exact counts, ties, nesting, n:m, equal to an oracle that sorts; files; refusals."""
 
-import contextlib
 import json
 import math
-import resource
 from fractions import Fraction
 
 import ml_dtypes
@@ -16,6 +14,7 @@ from hypothesis.extra import numpy as arrays_of
 from nnopt_lib import Masks, make_masks, selection, shuffle_masks
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.scores import magnitude
+from tests.conftest import small_files
 
 TYPES = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.int8, np.int64, np.uint8)
 
@@ -699,15 +698,6 @@ def test_a_file_whose_seal_fits_but_whose_shapes_do_not_is_refused(tmp_path):
 def test_a_full_disk_is_one_sentence_and_the_old_masks_stay(tmp_path):
     path = tmp_path / "masks.safetensors"
     some_masks().save(path)
-
-    @contextlib.contextmanager
-    def small_files():
-        old = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, old[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
     with pytest.raises(NnoptError) as refusal, small_files():
         shuffle_masks(some_masks(), seed=0).save(path)
