@@ -50,11 +50,14 @@ class Cost:
 
 def count_by_node(spec: NetSpec) -> dict[str, Cost]:
     """The `Cost` of every node, by name, in order."""
-    shapes = spec.parameter_shapes()
+    sizes: dict[str, dict[str, int]] = {node.name: {} for node in spec.nodes}
+    for name, shape in spec.parameter_shapes().items():
+        owner, _, part = name.rpartition("/")
+        sizes[owner][part] = math.prod(shape)
     costs = {}
     for node in spec.nodes:
-        own = {name: math.prod(s) for name, s in shapes.items() if name.rpartition("/")[0] == node.name}
-        weights, out = own.get(f"{node.name}/kernel", 0), spec.shapes[node.name]
+        own, out = sizes[node.name], spec.shapes[node.name]
+        weights = own.get("kernel", 0)
         costs[node.name] = Cost(
             weights=weights,
             parameters=sum(own.values()),

@@ -55,10 +55,9 @@ def _own(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.ndarray]) -> None:
     """Give one layer new tensors and say its new sizes."""
-    for name, value in weights.items():
-        owner, part = name.split("/")
-        if owner == node.name:
-            _replace(module, _NAMES.get(part, part), value)
+    for part in ("kernel", "bias", "scale", "shift", "mean", "variance"):
+        if f"{node.name}/{part}" in weights:
+            _replace(module, _NAMES.get(part, part), weights[f"{node.name}/{part}"])
     read, made = after.shapes[node.inputs[0]][0], after.shapes[node.name][0]
     if node.op == "batch_norm":
         module.num_features = made
