@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import os
 import resource
 import sys
@@ -18,6 +19,11 @@ def _left_out(config: pytest.Config) -> list[str]:
 def pytest_ignore_collect(collection_path, config):
     """Do not even import the tests of a framework that is left out: that alone takes seconds."""
     return True if collection_path.name.startswith(tuple(f"test_{n}" for n in _left_out(config))) else None
+
+
+def pytest_collection_finish(session):
+    """What collection made stays for good: the garbage collector need not look through it at every turn."""
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):

@@ -111,7 +111,7 @@ def random_scores(random, most_layers=4):
     scores = {}
     for index in range(layers):
         kind = TYPES[one_kind if random.random() < 0.7 else random.choice(len(TYPES))]
-        shape = tuple(int(n) for n in random.integers(1, 5, random.integers(1, 5)))
+        shape = tuple(int(n) for n in random.integers(1, 4, random.integers(1, 5)))
         shape = (0, *shape[1:]) if random.random() < 0.02 and index else shape
         scores[f"layer_{index}/kernel"] = random_array(random, shape, kind)
     return scores
