@@ -12,8 +12,8 @@ from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.coupling import FIXED, Coupling, couple
 from nnopt_lib.description import read
 from nnopt_lib.frameworks import backend_of
-from nnopt_lib.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.masks import Masks
+from nnopt_lib.node_scores import NODE_SCORES, keep_nodes
 from nnopt_lib.removal import weight_masks
 from nnopt_lib.spec import NetSpec
 

@@ -6,8 +6,8 @@ import pytest
 from nnopt_lib.builders import mlp
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.coupling import FIXED, couple
-from nnopt_lib.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.measure import count
+from nnopt_lib.node_scores import NODE_SCORES, keep_nodes
 from nnopt_lib.removal import constants, fold_constants, smaller_spec, smaller_weights, weight_masks
 from nnopt_lib.spec import NetSpec, Node, initial_weights
 

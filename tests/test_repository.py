@@ -38,7 +38,7 @@ keras_optimizers
 keras_loading
 penalties
 frameworks training
-masks importance removal
+masks node_scores removal
 selection allocation coupling
 builders scores schedules
 spec
