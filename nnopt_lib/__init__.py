@@ -25,7 +25,9 @@ _HOME = {
     "claims": ["claim", "replay"],
     "masks": ["Masks", "make_masks", "shuffle_masks"],
     "nodes": ["NodeMasks"],
+    "coupling": ["couple"],
     "description": ["describe"],
+    "calibration": ["importance", "recalibrate_batchnorm", "reconstruct"],
     "surgery": ["remove_nodes", "save_small", "load_small"],
     "penalties": ["Penalty"],
     "pruning": [

@@ -8,17 +8,25 @@ from typing import Any
 
 from nnopt_lib.keras_loading import keras, layers, tf
 from nnopt_lib.keras_masks import prunable, variables_of
-from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_kernels
+from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_penalized
 from nnopt_lib.training import Training
 
 
-def _kernels(model: keras.Model) -> list[tuple[Any, int]]:
-    """(variable, its axis of nodes): the last, but the first of an embedding."""
-    own = variables_of(model)
-    chosen = [own[name] for name in check_kernels(prunable(model))]
+def _penalized(kind: str, model: keras.Model) -> list[tuple[Any, int]]:
+    """What a penalty acts on, each (variable, its axis of nodes): the last, but the first of an embedding."""
+    own, names = variables_of(model), prunable(model)
+    if kind == "slimming":
+        trainable = {id(variable) for variable in model.trainable_variables}
+        names = [
+            name
+            for name, (variable, layer) in own.items()
+            if isinstance(layer, layers.BatchNormalization)
+            and name.endswith("/scale")
+            and id(variable) in trainable
+        ]
     return [
         (variable, 0 if isinstance(layer, layers.Embedding) else len(variable.shape) - 1)
-        for variable, layer in chosen
+        for variable, layer in (own[name] for name in check_penalized(kind, names))
     ]
 
 
@@ -40,17 +48,18 @@ _TOTALS: dict[str, Callable[[Any, int], Any]] = {
     "l1": lambda variable, axis: tf.reduce_sum(tf.abs(variable.value)),
     "l2": lambda variable, axis: tf.reduce_sum(tf.square(variable.value)),
     "group_lasso": _group_lasso,
+    "slimming": lambda variable, axis: tf.reduce_sum(tf.abs(variable.value)),
 }
 
 
 def total(kind: str, model: keras.Model) -> Any:
     """The penalty of a whole model: a scalar that a GradientTape follows."""
-    return sum(_TOTALS[kind](*kernel) for kernel in _kernels(model))
+    return sum(_TOTALS[kind](*kernel) for kernel in _penalized(kind, model))
 
 
 def shrink(kind: str, model: keras.Model, amount: float) -> None:
     """One proximal step on a model's kernels, in place."""
-    for variable, axis in _kernels(model):
+    for variable, axis in _penalized(kind, model):
         if kind == "proximal_l1":
             shorter = variable.value - amount * tf.sign(variable.value)
             variable.assign(tf.where(tf.abs(variable.value) > amount, shorter, 0.0))
@@ -65,7 +74,7 @@ class Gates:
     """Hard-concrete gates on a model's kernels; see `nnopt_lib.penalties.gates`."""
 
     def __init__(self, model: keras.Model, strength: float, learning_rate: float, seed: int) -> None:
-        self._variables = [variable for variable, _ in _kernels(model)]
+        self._variables = [variable for variable, _ in _penalized("l0", model)]
         self._strength, self._noise = strength, keras.random.SeedGenerator(seed)
         start = [keras.ops.convert_to_numpy(v).copy() for v in self._variables]
         self._theta = [keras.Variable(value, trainable=False) for value in start]

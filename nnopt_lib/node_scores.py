@@ -1,7 +1,7 @@
 """Importance: one number per node (neuron, filter, coupled group); the larger, the rather the node is kept.
 
 The rules here read weights alone. Those that need data (average activation, first-order Taylor, the oracle)
-run the network and stand in `torch_importance`. Chapter 14 compares them.
+run the network and stand in `torch_nodes`. Chapter 14 compares them.
 """
 
 from __future__ import annotations
@@ -100,15 +100,18 @@ def keep_nodes(
     *,
     sparsity: float,
     scope: str = "global",
+    round_to: int = 1,
     previous: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which nodes stay, a boolean array (size,), if those of lowest importance go.
 
     Removes exactly ``round(sparsity * n)`` of the n nodes of each scope (global, or each coupled group of
     layers), as far as every layer keeps at least one: its best node is never removed. What `previous`
-    removed goes first and counts. At equal importance the earlier node stays. NaN is refused.
+    removed goes first and counts. At equal importance the earlier node stays. NaN is refused. With `round_to`
+    each group then keeps the nearest multiple of it instead (at least one multiple, at most all there are).
     """
     sparsity = check_fraction("sparsity", sparsity)
+    check_int("round_to", round_to, at_least=1)
     if np.isnan(scores).any():
         refuse("importance must not be NaN", f"NaN for {int(np.isnan(scores).sum())} of {len(scores)} nodes")
     gone = np.zeros(len(scores), bool) if previous is None else ~previous
@@ -120,10 +123,19 @@ def keep_nodes(
         if count < gone[nodes].sum():
             rule = f"sparsity must not fall, and the previous masks removed {int(gone[nodes].sum())} nodes"
             refuse(rule, f"a target of {count}", "Pass a higher sparsity, or leave previous out.")
-        # Last first: the best of each layer, what is important, what comes early; removed before: first.
-        order = np.lexsort((-nodes, scores[nodes], ~gone[nodes], best[nodes]))
-        kept[nodes[order[: min(count, int((~best[nodes]).sum()))]]] = False
+        kept[_ranked(nodes, scores, gone, best)[: min(count, int((~best[nodes]).sum()))]] = False
+    if round_to > 1:
+        for nodes in coupling.groups.values():
+            left, there = int(kept[nodes].sum()), int((~gone[nodes]).sum())
+            left = min(there, max(round_to, round_to * ((2 * left + round_to) // (2 * round_to))))
+            kept[nodes] = False
+            kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
     return kept
+
+
+def _ranked(nodes: np.ndarray, scores: np.ndarray, gone: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """`nodes` from the first to leave to the last: those removed before, then by importance, then late."""
+    return nodes[np.lexsort((-nodes, scores[nodes], ~gone[nodes], best[nodes]))]
 
 
 def _best_of_layers(coupling: Coupling, scores: np.ndarray, gone: np.ndarray) -> np.ndarray:

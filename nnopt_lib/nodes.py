@@ -79,13 +79,28 @@ class Described:
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
         """Copies of the model's weights, under the names, shapes and orders of the description."""
-        own, found = backend_of(model).get_weights(model), {}
+        return self.translated(backend_of(model).get_weights(model))
+
+    def translated(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights under the model's own names, as a `snapshot` has them, as the description has them."""
+        found = {}
         for name, shape in self.spec.parameter_shapes(trainable=False).items():
             layer, part = name.split("/")
             value = own[f"{self.paths[layer]}/{part}"].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
             found[name] = value if order is None else value[:, order]
         return found
+
+    def set_weights(self, model: Any, weights: Mapping[str, np.ndarray]) -> None:
+        """Write weights under the names, shapes and orders of the description into the model."""
+        backend = backend_of(model)
+        own = backend.get_weights(model)
+        for name, value in weights.items():
+            layer, part = name.split("/")
+            old = own[f"{self.paths[layer]}/{part}"]
+            order = self.orders.get(layer) if part == "kernel" else None
+            old[...] = (value if order is None else value[:, np.argsort(order)]).reshape(old.shape)
+        backend.set_weights(model, own)
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
@@ -117,6 +132,7 @@ def node_masks(
     sparsity: float,
     score: str | Mapping[str, np.ndarray],
     scope: str,
+    round_to: int,
     previous: Masks | None,
     example_input: Any,
     seed: int,
@@ -130,7 +146,8 @@ def node_masks(
         rule = NODE_SCORES[check_choice("score", score, NODE_SCORES)]
         scores = rule(coupling, described.weights(model), seed=seed)
     before = None if previous is None else described.kept(previous)
-    kept = keep_nodes(coupling, scores, sparsity=sparsity, scope=scope, previous=before)
+    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "previous": before}
+    kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)
     return described.masks(model, kept)
 
 

@@ -1,8 +1,8 @@
 """Sparsifying regularization: penalties, their proximal steps, and gates, for any loop and for `fit`.
 
 All act on the kernels that `prune` would rank (dense, convolution, embedding; shared ones once) and leave
-biases alone. The functions take a torch module or a Keras model and give numbers of its own framework.
-Chapter 08 teaches them.
+biases alone; slimming acts on the scales of batch normalizations instead. The functions take a torch module
+or a Keras model and give numbers of its own framework. Chapters 08 and 14 teach them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from nnopt_lib.checks import check_choice, check_number, refuse
 from nnopt_lib.frameworks import penalty_backend_of
 
-KINDS = ("l1", "l2", "elastic_net", "group_lasso", "proximal_l1", "proximal_group_lasso", "l0")
+KINDS = ("l1", "l2", "elastic_net", "group_lasso", "proximal_l1", "proximal_group_lasso", "slimming", "l0")
 
 # The hard concrete distribution's temperature and stretch (Louizos et al. 2018, section 4).
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
@@ -26,8 +26,9 @@ class Penalty:
     Parameters:
         kind: ``"l1"``, ``"l2"``, ``"elastic_net"`` and ``"group_lasso"`` are added to the loss, and the
             optimizer follows their (sub)gradient. ``"proximal_l1"`` and ``"proximal_group_lasso"`` are
-            thresholds after every step, which make exact zeros. ``"l0"`` trains hard-concrete gates beside
-            the weights.
+            thresholds after every step, which make exact zeros. ``"slimming"`` adds the L1 of batch
+            normalization's scales, to prune nodes by them. ``"l0"`` trains hard-concrete gates beside the
+            weights.
         strength: factor of the penalty, at least 0; l0's is per gate that is expected to be open.
         mix: elastic net's share of L1, from 0 (L2 alone) to 1 (L1 alone).
 
@@ -47,8 +48,10 @@ class Penalty:
             refuse("mix must be from 0 to 1", self.mix)
 
 
-def check_kernels(names: list[str]) -> list[str]:
-    """The names of a model's kernels; a model without any is refused."""
+def check_penalized(kind: str, names: list[str]) -> list[str]:
+    """The names of what a penalty acts on, kernels or scales; a model without any is refused."""
+    if not names and kind == "slimming":
+        refuse("penalty 'slimming' needs a trainable scale of a batch normalization", "none")
     if not names:
         kinds = "a dense, convolution or embedding layer"
         refuse(f"a model to penalize needs a trainable kernel of {kinds}", "none")
@@ -76,6 +79,17 @@ def l2(model: Any) -> Any:
 def group_lasso(model: Any) -> Any:
     """The sum over nodes of sqrt(n) ||w||_2, n incoming weights each (Yuan & Lin 2006; Wen et al. 2016)."""
     return penalty_backend_of(model).total("group_lasso", model)
+
+
+def slimming(model: Any) -> Any:
+    """The sum of |scale| of all batch normalizations (Liu et al. 2017); chapter 14 prunes by them.
+
+    Example:
+        >>> import torch
+        >>> slimming(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))).item()
+        3.0
+    """
+    return penalty_backend_of(model).total("slimming", model)
 
 
 def soft_threshold(model: Any, amount: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nnopt_lib.checks import refuse
-from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_kernels
+from nnopt_lib.penalties import BETA, GAMMA, ZETA, Penalty, check_penalized
 from nnopt_lib.torch_backend import named_tensors
 from nnopt_lib.torch_masks import prunable
 from nnopt_lib.training import Training
@@ -35,6 +35,7 @@ _TOTALS: dict[str, Callable[[Sequence[torch.Tensor]], torch.Tensor]] = {
     "l1": _l1,
     "l2": _l2,
     "group_lasso": _group_lasso,
+    "slimming": _l1,
 }
 
 
@@ -48,20 +49,26 @@ def _shrunk(kind: str, kernel: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
     return torch.where(norms > amounts, kernel * (1 - amounts / norms), 0)
 
 
-def _kernels(model: nn.Module) -> list[torch.Tensor]:
+def _penalized(kind: str, model: nn.Module) -> list[torch.Tensor]:
+    """What a penalty acts on: kernels, or for slimming the scales of batch normalizations."""
     tensors = dict(named_tensors(model))
-    return [tensors[name] for name in check_kernels(prunable(model))]
+    names = prunable(model)
+    if kind == "slimming":
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        scales = {id(norm.weight) for norm in norms if norm.affine and norm.weight.requires_grad}
+        names = [name for name, tensor in tensors.items() if id(tensor) in scales]
+    return [tensors[name] for name in check_penalized(kind, names)]
 
 
 def total(kind: str, model: nn.Module) -> torch.Tensor:
     """The penalty of a whole model: a scalar with a gradient."""
-    return _TOTALS[kind]([kernel[None] for kernel in _kernels(model)])[0]
+    return _TOTALS[kind]([kernel[None] for kernel in _penalized(kind, model)])[0]
 
 
 def shrink(kind: str, model: nn.Module, amount: float) -> None:
     """One proximal step on a model's kernels, in place."""
     with torch.no_grad():
-        for kernel in _kernels(model):
+        for kernel in _penalized(kind, model):
             kernel.copy_(_shrunk(kind, kernel[None], kernel.new_tensor([amount]))[0])
 
 
@@ -131,7 +138,7 @@ class Gates:
 
 def gates(model: nn.Module, strength: float, learning_rate: float, seed: int) -> Gates:
     """Gates on one model's kernels."""
-    return Gates(_kernels(model), [strength], learning_rate, [seed], stacked=False)
+    return Gates(_penalized("l0", model), [strength], learning_rate, [seed], stacked=False)
 
 
 class Regularizer:
@@ -186,4 +193,4 @@ class Regularizer:
 
 def regularizer(model: nn.Module, penalty: Penalty, training: Training, seed: int) -> Regularizer:
     """The penalty at work on one model."""
-    return Regularizer(_kernels(model), [penalty], training, [seed], stacked=False)
+    return Regularizer(_penalized(penalty.kind, model), [penalty], training, [seed], stacked=False)

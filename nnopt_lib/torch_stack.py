@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from nnopt_lib.operations import spatial
-from nnopt_lib.penalties import Penalty
+from nnopt_lib.penalties import Penalty, check_penalized
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import make_optimizer, plain_function, resolve_device
 from nnopt_lib.torch_masks import clear, keep_bits
@@ -158,8 +158,10 @@ class Stack:
         optimizer = make_optimizer(trainable, training, fused=self.device.type != "mps")
         regularizer = None
         if penalties:
-            kernels = [value for name, value in self._values.items() if name.endswith("/kernel")]
-            regularizer = Regularizer(kernels, penalties, training, self.seeds, stacked=True)
+            part = "/scale" if penalties[0].kind == "slimming" else "/kernel"
+            names = check_penalized(penalties[0].kind, [n for n in self._values if n.endswith(part)])
+            penalized = [self._values[name] for name in names]
+            regularizer = Regularizer(penalized, penalties, training, self.seeds, stacked=True)
         stoppings = [EarlyStopping(training.patience) for _ in self.seeds]
         kept = {} if training.patience is None else {n: v.detach().clone() for n, v in self._values.items()}
         sums = torch.zeros(2, len(self.seeds), device=self.device)  # loss, correct since the last row

@@ -203,6 +203,23 @@ def test_exactly_the_lowest_go_and_every_layer_keeps_its_best(seed):
     assert not (deeper & ~kept).any()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_keep_multiples_of_what_they_are_rounded_to(seed):
+    random = np.random.default_rng(seed)
+    coupling = couple(mlp((13, 8, 3), inputs=4, outputs=2))
+    scores, sparsity = random.permutation(24) * 1.0, float(random.random() * 0.9)
+    options = {"sparsity": sparsity, "scope": ("global", "layer")[seed % 2]}
+    exact = keep_nodes(coupling, scores, **options)
+    rounded = keep_nodes(coupling, scores, round_to=4, **options)
+    for group in coupling.groups.values():
+        left = exact[group].sum()
+        nearest = min(range(4, 40, 4), key=lambda multiple: (abs(multiple - left), -multiple))
+        assert rounded[group].sum() == min(len(group), nearest)
+        assert set(group[rounded[group]]) == set(group[np.argsort(-scores[group])][: rounded[group].sum()])
+    deeper = keep_nodes(coupling, scores[::-1], sparsity=0.95, round_to=4, previous=rounded)
+    assert not (deeper & ~rounded).any()
+
+
 def test_nodes_removed_before_count_and_nan_is_refused():
     coupling = couple(residual())
     before = np.array([False, False, False, True, True, True])

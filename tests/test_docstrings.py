@@ -7,7 +7,7 @@ import pytest
 import nnopt_lib
 
 MODULES = sorted(path.stem for path in Path(nnopt_lib.__file__).parent.glob("[a-z]*.py"))
-FRAMEWORK = {"train", "pruning", "penalties", "description", "nodes", "surgery", "measure"} | {
+FRAMEWORK = {"train", "pruning", "penalties", "description", "nodes", "surgery", "measure", "calibration"} | {
     m for m in MODULES if m.startswith(("torch_", "keras_"))
 }
 

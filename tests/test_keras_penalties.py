@@ -48,6 +48,12 @@ def test_totals_and_gradients_equal_pytorchs(name, kind):
     )
 
 
+def test_slimming_equals_pytorchs():
+    ours, theirs = twins("cnn")
+    assert float(penalties.slimming(theirs)) == penalties.slimming(ours).item() == 10
+    test_fit_equals_pytorchs("cnn", "slimming")
+
+
 def test_group_lasso_has_a_gradient_where_a_node_has_no_weight_left():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.layers[0].kernel.assign([[1.0, 0.0]] * 3)

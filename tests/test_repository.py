@@ -25,12 +25,12 @@ cli
 book running validation environment
 chapters
 execution
-train surgery measure
+train surgery measure calibration
 pruning
 nodes
 description
 torch_description keras_description torch_surgery keras_surgery
-torch_stack
+torch_stack torch_nodes
 torch_penalties keras_penalties
 torch_masks keras_masks
 torch_backend keras_backend
@@ -52,7 +52,7 @@ checks
 FRAMEWORK_MODULES = {
     "torch": {
         *("torch_backend", "torch_stack", "torch_masks", "torch_penalties"),
-        *("torch_description", "torch_surgery"),
+        *("torch_description", "torch_surgery", "torch_nodes"),
     },
     "keras": {"keras_loading"},
     "tensorflow": {"keras_loading"},

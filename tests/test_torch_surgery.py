@@ -221,6 +221,11 @@ def test_sizes_in_forward_are_refused():
             {"names": ["conv1/kernel"]},
             "granularity 'node' ranks all nodes that can leave; received names. Leave it out.",
         ),
+        (
+            {"granularity": "weight", "round_to": 8},
+            "round_to belongs to granularity 'node'; received granularity='weight'. Leave it out.",
+        ),
+        ({"round_to": 0}, "round_to must be a whole number, at least 1; received 0."),
         ({"sparsity": 80}, "sparsity must be at least 0 and below 1; received 80. For 80 %, pass 0.8."),
     ],
 )
