@@ -20,7 +20,7 @@ _HOME = {
     "checks": ["NnoptError"],
     "data": ["Data", "load_data"],
     "spec": ["NetSpec", "Node"],
-    "builders": ["mlp", "cnn", "lenet_300_100", "lenet_5", "mnist1d_mlp", "mnist1d_cnn"],
+    "builders": ["mlp", "cnn", "resnet", "lenet_300_100", "lenet_5", "mnist1d_mlp", "mnist1d_cnn"],
     "experiment": ["run_experiment"],
     "claims": ["claim", "replay"],
     "masks": ["Masks", "make_masks", "shuffle_masks"],

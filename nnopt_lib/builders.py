@@ -13,14 +13,26 @@ from nnopt_lib.operations import Shape
 from nnopt_lib.spec import INPUT, NetSpec, Node
 
 
+class _Graph:
+    """Nodes added one after the other; names count each op: dense_1, dense_2, ..."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.counts: dict[str, int] = {}
+
+    def add(self, op: str, *inputs: str, **options: Any) -> str:
+        """Add a node and give its name."""
+        self.counts[op] = self.counts.get(op, 0) + 1
+        self.nodes.append(Node(f"{op}_{self.counts[op]}", op, inputs, options))
+        return self.nodes[-1].name
+
+
 def _chain(input_shape: Shape, layers: Iterable[tuple[str, dict[str, Any]]]) -> NetSpec:
-    """A network in which each node reads the one before; names count each op: dense_1, dense_2, ..."""
-    counts: dict[str, int] = {}
-    nodes: list[Node] = []
+    """A network in which each node reads the one before."""
+    graph, last = _Graph(), INPUT
     for op, options in layers:
-        counts[op] = counts.get(op, 0) + 1
-        nodes.append(Node(f"{op}_{counts[op]}", op, (nodes[-1].name if nodes else INPUT,), options))
-    return NetSpec(input_shape, tuple(nodes))
+        last = graph.add(op, last, **options)
+    return NetSpec(input_shape, tuple(graph.nodes))
 
 
 def mlp(
@@ -69,6 +81,32 @@ def cnn(
         layers += [("max_pool", {"size": pool})] if pool > 1 else []
     layers += [("global_pool", {}), ("dense", {"units": outputs})]
     return _chain(input_shape, layers)
+
+
+def resnet(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs: int) -> NetSpec:
+    """A residual network of basic blocks with batch normalization, as for CIFAR (He et al. 2016, section 4.2).
+
+    A convolution, then `blocks` blocks of two convolutions for each of the `widths`; a stage after the first
+    begins with stride 2. Where shapes change the shortcut is a 1x1 convolution. Input (channels, length) or
+    (channels, height, width). ``resnet(3, (16, 32, 64), ...)`` is ResNet-20.
+    """
+    check_int("blocks", blocks, at_least=1)
+    graph, kind = _Graph(), f"conv{len(input_shape) - 1}d"
+
+    def normed(x: str, width: int, kernel: int, stride: int) -> str:
+        options = {"kernel": kernel, "stride": stride, "padding": kernel // 2, "bias": False}
+        return graph.add("batch_norm", graph.add(kind, x, filters=width, **options))
+
+    x, before = graph.add("activation", normed(INPUT, widths[0], 3, 1)), widths[0]
+    for stage, width in enumerate(widths):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            inner = graph.add("activation", normed(x, width, 3, stride))
+            inner = normed(inner, width, 3, 1)
+            shortcut = x if (before, stride) == (width, 1) else normed(x, width, 1, stride)
+            x, before = graph.add("activation", graph.add("add", inner, shortcut)), width
+    graph.add("dense", graph.add("global_pool", x), units=outputs)
+    return NetSpec(input_shape, tuple(graph.nodes))
 
 
 def lenet_300_100() -> NetSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -169,11 +170,54 @@ def _roofline(axes: Axes, rows: Rows) -> None:
     axes.legend(loc="lower right")
 
 
+def _graph(axes: Axes, rows: Rows) -> None:
+    """Layers from the top downward: on the left what reads what, on the right which are coupled.
+
+    Rows of kind "node" have `label` and `group`, the name of those that leave together (None: cannot leave);
+    rows of kind "edge" have `source` and `target`, labels of nodes. One color and marker per group.
+    """
+    nodes = [row for row in rows if row["kind"] == "node"]
+    place = {row["label"]: index for index, row in enumerate(nodes)}
+    for row in rows:
+        if row["kind"] == "edge":
+            _bow(axes, place[row["source"]], place[row["target"]], -1, QUIET, 0.5 * _line_width())
+    groups: dict[str, list[int]] = {}
+    for row in nodes:
+        if row["group"] is not None:
+            groups.setdefault(row["group"], []).append(place[row["label"]])
+    for index, (name, members) in enumerate(groups.items()):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        for one, other in itertools.pairwise(members):
+            _bow(axes, one, other, 1, color, _line_width())
+        axes.plot([0] * len(members), members, marker, color=color)
+        axes.text(1.1, sum(members) / len(members), name, va="center", color=color)
+    alone = [place[row["label"]] for row in nodes if row["group"] is None]
+    axes.plot([0] * len(alone), alone, "o", color=QUIET, markerfacecolor="white")
+    _name_rows(axes, [row["label"] for row in nodes])
+    axes.set_xlim(-1.1, 1.1)
+    axes.set_xticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.text(-0.55, -0.6, "reads", ha="center", color=QUIET)
+    axes.text(0.55, -0.6, "leave together", ha="center", color=INK)
+
+
+def _bow(axes: Axes, one: int, other: int, side: int, color: str, width: float) -> None:
+    """A curve between two rows, the farther out the longer; neighbors on the left are joined straight."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    length = abs(other - one)
+    out = side * (0.0 if side < 0 and length == 1 else 1.25 * (1 - 0.72**length))
+    path = Path([(0, one), (out, one), (out, other), (0, other)], [1, 4, 4, 4])
+    axes.add_patch(PathPatch(path, facecolor="none", edgecolor=color, linewidth=width, zorder=1))
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "intervals": _intervals,
     "curves": _curves,
     "bars": _bars,
     "roofline": _roofline,
+    "graph": _graph,
 }
 
 
@@ -238,8 +282,9 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     width = check_number("width_inches", width_inches or look["width"], above=0)
     rows = figure["rows"]
     height = width / GOLDEN
-    if figure["kind"] in ("intervals", "bars"):
-        height = (1.1 + 0.42 * len(rows)) * look["text"] / 11
+    if figure["kind"] in ("intervals", "bars", "graph"):  # a line per row, or per row that is a node
+        lines = sum(row.get("kind") != "edge" for row in rows)
+        height = (1.1 + (0.28 if figure["kind"] == "graph" else 0.42) * lines) * look["text"] / 11
     with rc_context(_settings(look)):
         drawn = Canvas((width, height), layout="constrained")
         KINDS[figure["kind"]](drawn.subplots(), rows, **figure["options"])

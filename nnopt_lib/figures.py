@@ -40,7 +40,7 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     Parameters:
         name: begins with its chapter, as in ``"01-held-out"``.
         rows: dictionaries of plain values; every mark is drawn from them, nothing else.
-        kind: ``"intervals"``, ``"curves"``, ``"bars"`` or ``"roofline"``.
+        kind: ``"intervals"``, ``"curves"``, ``"bars"``, ``"roofline"`` or ``"graph"``.
         options: of the kind, as its function in `nnopt_lib.drawing` names them.
         alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.
 

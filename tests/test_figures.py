@@ -21,6 +21,12 @@ ROOFLINE = [
     {"kind": "point", "label": "batch 1", "intensity": 0.5, "flops_per_second": 4e9},
     {"kind": "point", "label": "batch 256", "intensity": 60.0, "flops_per_second": 1.5e11},
 ]
+GRAPH = [{"kind": "node", "label": label, "group": "8 nodes"} for label in ("stem", "side", "sum")]
+GRAPH += [{"kind": "node", "label": "head", "group": None}]
+GRAPH += [
+    {"kind": "edge", "source": source, "target": target}
+    for source, target in (("stem", "side"), ("side", "sum"), ("stem", "sum"), ("sum", "head"))
+]
 KINDS = {
     "intervals": (INTERVALS, {"x_label": "accuracy", "mark": "printed", "mark_label": "printed"}),
     "curves": (
@@ -33,6 +39,7 @@ KINDS = {
         {"fields": {"a": "parameters", "b": "MACs"}, "x_label": "share"},
     ),
     "roofline": (ROOFLINE, {}),
+    "graph": (GRAPH, {}),
 }
 
 
@@ -136,6 +143,14 @@ def test_what_is_drawn_comes_from_the_rows(kind):
         widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
         assert widths == [[0.2, 0.8], [0.7, 0.3]]
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["parameters", "MACs"]
+    elif kind == "graph":
+        ends = [patch.get_path().vertices[[0, -1], 1].tolist() for patch in axes.patches]
+        outward = [float(patch.get_path().vertices[1, 0]) for patch in axes.patches]
+        assert ends == [[0, 1], [1, 2], [0, 2], [2, 3], [0, 1], [1, 2]]  # what reads what, then coupled
+        assert [out == 0 for out in outward] == [True, True, False, True, False, False]
+        assert outward[2] < 0 < min(outward[4:])
+        assert [[0, 0], [0, 1], [0, 2]] in lines and [[0, 3]] in lines
+        assert "8 nodes" in {text.get_text() for text in axes.texts}
     else:
         ridge = 20.0  # 2e11 operations over 1e10 bytes per second
         assert [[0.5, 4.0]] in lines and [[60.0, 150.0]] in lines

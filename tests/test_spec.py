@@ -20,6 +20,8 @@ from tests.networks import every_operation, networks, parameter_count
         (builders.lenet_5(), 431_080),
         (builders.mnist1d_mlp(), 15_210),
         (builders.mnist1d_cnn(), 5_210),
+        # ResNet-20 with projections, counted by hand: stem 464, stages 14,016, 51,648 and 205,696, head 650
+        (builders.resnet(3, (16, 32, 64), input_shape=(3, 32, 32), outputs=10), 272_474),
         # conv 1*8*9, norm 16, conv 8*16*9, norm 32, dense 16*10+10
         (
             builders.cnn((8, 16), input_shape=(1, 28, 28), outputs=10, batch_norm=True),
