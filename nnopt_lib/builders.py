@@ -84,11 +84,16 @@ def cnn(
 
 
 def resnet(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs: int) -> NetSpec:
-    """A residual network of basic blocks with batch normalization, as for CIFAR (He et al. 2016, section 4.2).
+    """A residual network of basic blocks with batch normalization, as for CIFAR (He et al. 2016).
 
     A convolution, then `blocks` blocks of two convolutions for each of the `widths`; a stage after the first
     begins with stride 2. Where shapes change the shortcut is a 1x1 convolution. Input (channels, length) or
-    (channels, height, width). ``resnet(3, (16, 32, 64), ...)`` is ResNet-20.
+    (channels, height, width). With three widths, 3 blocks make ResNet-20 and 9 make ResNet-56.
+
+    Example:
+        >>> spec = resnet(3, (16, 32, 64), input_shape=(3, 32, 32), outputs=10)
+        >>> sum(node.op == "add" for node in spec.nodes), spec.shapes["add_9"]
+        (9, (64, 8, 8))
     """
     check_int("blocks", blocks, at_least=1)
     graph, kind = _Graph(), f"conv{len(input_shape) - 1}d"

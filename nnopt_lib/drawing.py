@@ -190,7 +190,7 @@ def _graph(axes: Axes, rows: Rows) -> None:
         for one, other in itertools.pairwise(members):
             _bow(axes, one, other, 1, color, _line_width())
         axes.plot([0] * len(members), members, marker, color=color)
-        axes.text(1.1, sum(members) / len(members), name, va="center", color=color)
+        axes.text(1.1, members[0], name, va="center", color=color)
     alone = [place[row["label"]] for row in nodes if row["group"] is None]
     axes.plot([0] * len(alone), alone, "o", color=QUIET, markerfacecolor="white")
     _name_rows(axes, [row["label"] for row in nodes])

@@ -72,7 +72,7 @@ def test_a_figure_is_saved_in_all_forms_with_its_rows_and_manifest(kind, home):
     }
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert [{k: v for k, v in row.items() if v} for row in rows] == [
-        {k: str(v) for k, v in row.items()} for row in KINDS[kind][0]
+        {k: str(v) for k, v in row.items() if v is not None} for row in KINDS[kind][0]
     ]
     manifest = json.loads((folder / f"{name}.manifest.json").read_text())
     assert manifest["kind"] == kind and manifest["versions"]["numpy"] and len(manifest["rows_sha256"]) == 64
@@ -238,7 +238,7 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
         ),
         (
             lambda: figures.save_figure("01-demo", CURVES, "curve", alt="A."),
-            "kind must be one of intervals, curves, bars, roofline; received 'curve'. Did you mean 'curves'?",
+            "kind must be one of intervals, curves, bars, roofline, graph; received 'curve'. Did you mean 'curves'?",
         ),
         (
             lambda: figures.save_figure("01-demo", [], "roofline", alt="A."),
