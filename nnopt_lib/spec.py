@@ -22,6 +22,7 @@ from nnopt_lib.operations import MANY_INPUTS, OPERATIONS, REQUIRED, SHAPE_RULES,
 
 INPUT = "input"
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_normal", "torch_default")
+_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Node:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", str(self.name)) or self.name == INPUT:
+        if not _NAME.fullmatch(str(self.name)) or self.name == INPUT:
             refuse(
                 "a node's name must be letters, digits and _, begin with a letter and not be 'input'",
                 repr(self.name),

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
-from torch.nn.utils import parametrize
 
-from nnopt_lib.checks import refuse
+from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.operations import SHAPE_RULES, ShapeError
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.torch_backend import plain_function
-from nnopt_lib.torch_recording import OUTSIDE, Call, record
+from nnopt_lib.torch_recording import OUTSIDE, BatchSize, Call, record
 
 _UNDERSTOOD = (
     "Understood are dense layers, convolutions, batch normalization, relu, gelu, silu, tanh, sigmoid, "
@@ -40,6 +39,7 @@ _RESHAPES = (
     *(nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, torch.squeeze),
     *("flatten", "view", "reshape", "squeeze", "unsqueeze"),
 )
+_SIZED = (torch.reshape, "view", "reshape")
 _POOLS: dict[Any, str] = {
     **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, F.max_pool1d, F.max_pool2d), "max_pool"),
     **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, F.avg_pool1d, F.avg_pool2d), "avg_pool"),
@@ -62,6 +62,9 @@ _GLOBAL: dict[Any, str] = {
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, torch.amax, "amax"), "max"),
 }
 
+_OTHER = re.compile("[^A-Za-z0-9]")
+_TAKEN = {*dir(nn.Module), "spec", "training"}
+
 
 def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str], dict[str, np.ndarray]]:
     """The description, the module's path of every layer with parameters, and no orders of inputs."""
@@ -71,26 +74,34 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
         refuse(f"describing {kind} needs an example_input", "none", remedy)
     first = next(model.parameters(), torch.empty(0))
     example = torch.as_tensor(example_input)[:1].to(first.device, first.dtype)
-    example = torch.cat([example, example])  # so that a batch of 1 is never taken for a size of 1
     training = [module for module in model.modules() if module.training]
     try:
         if training:
             model.eval()
-        calls, end, output = record(model, example.clone())
-        reader = _Reader(calls, end)
-        spec = NetSpec(tuple(example.shape[1:]), tuple(reader.nodes))
-        with torch.no_grad():
-            ours = _run(spec, reader.layers, example)
+        try:
+            spec, layers = _read(model, example)
+        except NnoptError:  # with two, a batch of 1 is never taken for a size of 1
+            spec, layers = _read(model, torch.cat([example, example]))
     finally:
         for module in training:
             module.training = True
-    if ours.shape != output.shape or (ours - output).abs().max() > 1e-4 * max(1.0, output.abs().max()):
-        refuse(f"the description of {kind} must give its outputs", "one that does not")
-    return spec, {name: call.path for name, call in reader.layers.items()}, {}
+    return spec, {name: call.path for name, call in layers.items()}, {}
 
 
+def _read(model: nn.Module, example: torch.Tensor) -> tuple[NetSpec, dict[str, Call]]:
+    """The description and its layers with parameters; it was seen to give the model's output."""
+    calls, end, theirs = record(model, example.clone())
+    reader = _Reader(calls, end)
+    spec = NetSpec(tuple(example.shape[1:]), tuple(reader.nodes))
+    ours = _run(spec, reader.layers, example)
+    if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-4 * max(1.0, theirs.abs().max()):
+        refuse(f"the description of {type(model).__name__} must give its outputs", "one that does not")
+    return spec, reader.layers
+
+
+@torch.no_grad()
 def _run(spec: NetSpec, layers: Mapping[str, Call], x: torch.Tensor) -> torch.Tensor:
-    """What the description computes with the layers' own tensors: a wrong one never leaves this module."""
+    """What the description computes, with the layers' own tensors."""
     values = {INPUT: x}
     for node in spec.nodes:
         inputs, o = [values[name] for name in node.inputs], node.options
@@ -120,6 +131,7 @@ class _Reader:
         self.node_of: dict[Call, str] = {calls[0]: INPUT}  # the description's name of a call's value
         self.shapes: dict[str, tuple[int, ...]] = {INPUT: calls[0].shape[1:]}  # (channels,) after pooling
         self.seen: set[str] = set()
+        self.single = calls[0].shape[0] == 1  # then only what surely keeps examples apart is understood
         if not isinstance(end, Call):
             kind = "tuple" if isinstance(end, (list, tuple)) else type(end).__name__
             refuse("a model to describe must return one tensor, its last", kind)
@@ -150,11 +162,9 @@ class _Reader:
 
     def _add(self, n: Call, name: str, op: str, inputs: Sequence[Call], options: dict[str, Any]) -> None:
         """Write a node down; `name` is made one that a description and a module can have."""
-        name = re.sub(r"[^A-Za-z0-9]", "_", name)
-        name = name if re.match("[A-Za-z]", name) else f"{op}_{name}"
-        while (
-            name == INPUT or hasattr(nn.Module, name) or name in self.shapes or name in ("spec", "training")
-        ):
+        name = _OTHER.sub("_", name)
+        name = name if name[:1].isalpha() else f"{op}_{name}"
+        while name in self.shapes or name in _TAKEN:
             name += "_op"
         node = Node(name, op, tuple(self.node_of[source] for source in inputs), options)
         try:
@@ -189,16 +199,9 @@ class _Reader:
             op, options = "batch_norm", {"eps": module.eps, "momentum": module.momentum}
         else:
             return False
-        if (
-            parametrize.is_parametrized(module)
-            or hasattr(module, "weight_g")
-            or hasattr(module, "weight_orig")
-        ):
-            rule, remedy = (
-                f"layer {path!r} must own its weights to be described",
-                "Remove the parametrization first.",
-            )
-            refuse(rule, "weights that are computed from others", remedy)
+        if module._parameters.get("weight") is None:  # parametrized, or of the older weight_norm or prune
+            rule = f"layer {path!r} must own its weights to be described"
+            refuse(rule, "weights that are computed from others", "Remove the parametrization first.")
         if path in self.seen:
             refuse(f"layer {path!r} must be used once", "a second use", "Give each use a layer of its own.")
         self.seen.add(path)
@@ -235,7 +238,7 @@ class _Reader:
             sources = [*n.args, *(n.kwargs[name] for name in ("input", "other") if name in n.kwargs)]
             if len(sources) != 2 or not all(source in self.node_of for source in sources):
                 self._refuse(n, f"{what} with a number or a parameter")
-            self._add(n, n.name, _JOINS[target], sources, {})  # type: ignore[arg-type]
+            self._add(n, n.name, _JOINS[target], sources, {})
         elif target in _CONCATENATIONS:
             self._concatenation(n, what)
         elif target in _POOLS:
@@ -270,7 +273,10 @@ class _Reader:
         """Adaptive pooling to 1, or a mean over all of space: told by the shapes before and after."""
         source = self._source(n)
         before, after = source.shape, n.shape
-        if len(before) < 3 or math.prod(after) != math.prod(before[:2]) or after[:2] != before[:2]:
+        dims = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", n.kwargs.get("axis", ()))
+        dims = dims if isinstance(dims, (list, tuple)) else (dims,)
+        mixed = self.single and any(isinstance(dim, int) and dim % len(before) == 0 for dim in dims)
+        if len(before) < 3 or math.prod(after) != math.prod(before[:2]) or after[:2] != before[:2] or mixed:
             self._refuse(n, f"{what} that gives {after[1:]} for {before[1:]}")
         self._add(n, n.name, "global_pool", [source], {"kind": kind})
 
@@ -278,6 +284,11 @@ class _Reader:
         """Flattening each example, or adding and dropping sizes of 1 behind the channels."""
         source = self._source(n)
         before, after = source.shape, n.shape
+        sizes = n.args[1:] and n.args[1]
+        first = sizes[0] if isinstance(sizes, list) and sizes else sizes
+        told = n.target not in _SIZED or first == -1 or isinstance(first, BatchSize)
+        if self.single and (not told or before[1] == 1):
+            self._refuse(n, f"{what} that may mix examples")
         if len(self.shapes[self.node_of[source]]) == 1 and after[:2] == before[:2]:
             self.node_of[n] = self.node_of[source]
         elif after == (before[0], math.prod(before[1:])):

@@ -27,6 +27,10 @@ _ASKED = {
 }
 
 
+class BatchSize(int):
+    """The number of examples, as a tensor told it: a model that reshapes to it keeps examples apart."""
+
+
 @dataclass(eq=False, slots=True)
 class Call:
     """One operation of a run.
@@ -46,7 +50,7 @@ class Call:
 
 
 def record(model: nn.Module, example: torch.Tensor) -> tuple[list[Call], Any, Any]:
-    """Run `model` on `example`: the calls that its output needs, in order, with the output's own, and the output."""
+    """Run `model` on `example`: the calls that its output needs, in order; the output's own; the output."""
     recorder = _Recorder(model)
     begin = Call("input", None)
     recorder.keep(begin, example)
@@ -66,7 +70,7 @@ def record(model: nn.Module, example: torch.Tensor) -> tuple[list[Call], Any, An
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Every layer of torch.nn hands its calls to the recorder, meanwhile; nothing but this model is touched."""
+    """Every layer of torch.nn hands its calls to the recorder meanwhile; only this model is touched."""
     layers = [
         (path, module, module.__dict__.get("forward"))
         for path, module in model.named_modules()
@@ -134,7 +138,9 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         value = func(*args, **kwargs)
         if name in _ASKED and not isinstance(value, torch.Tensor):
-            return value
+            if isinstance(value, torch.Size) and value:
+                return torch.Size([BatchSize(value[0]), *value[1:]])
+            return BatchSize(value) if name == "size" and args[1:] == (0,) else value
         given = tuple([self.calls_for(one) for one in args])
         named = {key: self.calls_for(one) for key, one in kwargs.items()}
         if isinstance(value, (torch.Tensor, tuple, list)):
