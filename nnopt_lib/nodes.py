@@ -11,7 +11,7 @@ import numpy as np
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.coupling import FIXED, Coupling, couple
 from nnopt_lib.description import read
-from nnopt_lib.frameworks import backend_of
+from nnopt_lib.frameworks import mask_backend_of
 from nnopt_lib.masks import Masks
 from nnopt_lib.node_scores import NODE_SCORES, keep_nodes
 from nnopt_lib.removal import weight_masks
@@ -78,14 +78,18 @@ class Described:
         return cls(spec, paths, orders, coupling)
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
-        """Copies of the model's weights, under the names, shapes and orders of the description."""
-        own, found = backend_of(model).get_weights(model), {}
+        """The model's weights, not to be changed, under the names, shapes and orders of the description."""
+        own, found = self._own(model), {}
         for name, shape in self.spec.parameter_shapes(trainable=False).items():
             layer, part = name.split("/")
             value = own[f"{self.paths[layer]}/{part}"].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
             found[name] = value if order is None else value[:, order]
         return found
+
+    def _own(self, model: Any) -> Mapping[str, np.ndarray]:
+        parts = (name.split("/") for name in self.spec.parameter_shapes(trainable=False))
+        return mask_backend_of(model).weights(model, [f"{self.paths[layer]}/{part}" for layer, part in parts])
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
@@ -103,7 +107,7 @@ class Described:
     def masks(self, model: Any, kept: np.ndarray) -> NodeMasks:
         """`NodeMasks` under the model's own names."""
         layers = {self.paths[name]: self.coupling.channels(name, kept) for name in self.coupling.layers}
-        own, weights = backend_of(model).get_weights(model), {}
+        own, weights = self._own(model), {}
         for name, mask in weight_masks(self.coupling, kept).items():
             layer, part = name.split("/")
             own_name = f"{self.paths[layer]}/{part}"

@@ -73,7 +73,9 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
         remedy = "Pass a batch that the model reads, as example_input=x."
         refuse(f"describing {kind} needs an example_input", "none", remedy)
     first = next(model.parameters(), torch.empty(0))
-    example = torch.as_tensor(example_input)[:1].to(first.device, first.dtype)
+    example = torch.as_tensor(example_input)[:1].to(first.device)
+    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        example = example.to(first.dtype)
     training = [module for module in model.modules() if module.training]
     try:
         if training:
