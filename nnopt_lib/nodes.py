@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +79,22 @@ class Described:
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
         """The model's weights, not to be changed, under the names, shapes and orders of the description."""
-        own, found = self._own(model), {}
-        for name, shape in self.spec.parameter_shapes(trainable=False).items():
+        shapes, found = self.spec.parameter_shapes(trainable=False), {}
+        own = self._own(model, shapes)
+        for name, shape in shapes.items():
             layer, part = name.split("/")
-            value = own[f"{self.paths[layer]}/{part}"].reshape(shape)
+            value = own[self._name(name)].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
             found[name] = value if order is None else value[:, order]
         return found
 
-    def _own(self, model: Any) -> Mapping[str, np.ndarray]:
-        parts = (name.split("/") for name in self.spec.parameter_shapes(trainable=False))
-        return mask_backend_of(model).weights(model, [f"{self.paths[layer]}/{part}" for layer, part in parts])
+    def _name(self, name: str) -> str:
+        """The model's own name of a parameter."""
+        layer, part = name.split("/")
+        return f"{self.paths[layer]}/{part}"
+
+    def _own(self, model: Any, names: Iterable[str]) -> Mapping[str, np.ndarray]:
+        return mask_backend_of(model).weights(model, [self._name(name) for name in names])
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
@@ -107,10 +112,10 @@ class Described:
     def masks(self, model: Any, kept: np.ndarray) -> NodeMasks:
         """`NodeMasks` under the model's own names."""
         layers = {self.paths[name]: self.coupling.channels(name, kept) for name in self.coupling.layers}
-        own, weights = self._own(model), {}
-        for name, mask in weight_masks(self.coupling, kept).items():
-            layer, part = name.split("/")
-            own_name = f"{self.paths[layer]}/{part}"
+        masks, weights = weight_masks(self.coupling, kept), {}
+        own = self._own(model, masks)
+        for name, mask in masks.items():
+            own_name = self._name(name)
             weights[own_name] = mask.reshape(own[own_name].shape)  # a 1x1 convolution may stand as dense
         return NodeMasks.of_nodes(layers, kept, Masks(weights))
 

@@ -104,6 +104,8 @@ class _Recorder(TorchFunctionMode):
         self.calls.append(call)
         if isinstance(value, torch.Tensor):
             call.shape = tuple(value.shape)
+            self.made[id(value)] = (call, value)
+            return
         for tensor in _tensors(value):
             self.made[id(tensor)] = (call, tensor)
 
@@ -127,7 +129,7 @@ class _Recorder(TorchFunctionMode):
         """In the place of a layer's `forward`."""
         with torch._C.DisableTorchFunction():  # what happens inside is its own
             given = tuple([self.calls_for(one) for one in args])
-            named = {name: self.calls_for(one) for name, one in kwargs.items()}
+            named = {name: self.calls_for(one) for name, one in kwargs.items()} if kwargs else kwargs
             value = forward(*args, **kwargs)
             self.keep(Call(path, type(module), given, named, (), path, module), value)
         return value

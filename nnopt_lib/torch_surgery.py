@@ -17,6 +17,7 @@ from nnopt_lib.torch_backend import Network
 
 _NAMES = {
     "kernel": "weight",
+    "bias": "bias",
     "scale": "weight",
     "shift": "bias",
     "mean": "running_mean",
@@ -55,7 +56,8 @@ def _own(module: nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
 
 
-_PLAIN = (int, float, bool, str, type(None))
+_PLAIN = {int, float, bool, str, type(None)}
+_CONTAINERS = {dict, OrderedDict, set}
 _COPYING = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 
@@ -70,16 +72,15 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
     for name, value in module.__dict__.items():
         if name == "_compiled_call_impl":  # it would call the old one
             continue
-        if type(value) in _PLAIN:
+        kept = type(value) in _PLAIN
+        if kept or (type(value) is tuple and all(type(one) in _PLAIN for one in value)):
             own = value
+        elif not value and type(value) in _CONTAINERS:
+            own = type(value)()
         elif name == "_modules":
-            own = {path: child and _copied(child, memo) for path, child in value.items()}
+            own = {path: None if m is None else _copied(m, memo) for path, m in value.items()}
         elif name in ("_parameters", "_buffers"):
             own = {key: None if t is None else _copied_tensor(t, memo) for key, t in value.items()}
-        elif not value and type(value) in (dict, OrderedDict, set):
-            own = type(value)()
-        elif type(value) is tuple and all(type(one) in _PLAIN for one in value):
-            own = value
         else:
             own = copy.deepcopy(value, memo)
         new.__dict__[name] = own
@@ -96,9 +97,10 @@ def _copied_tensor(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
 
 def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.ndarray]) -> None:
     """Give one layer new tensors and say its new sizes."""
-    for part in ("kernel", "bias", "scale", "shift", "mean", "variance"):
-        if f"{node.name}/{part}" in weights:
-            _replace(module, _NAMES.get(part, part), weights[f"{node.name}/{part}"])
+    for part, own in _NAMES.items():
+        value = weights.get(f"{node.name}/{part}")
+        if value is not None:
+            _replace(module, own, value)
     read, made = after.shapes[node.inputs[0]][0], after.shapes[node.name][0]
     if node.op == "batch_norm":
         module.num_features = made
@@ -111,11 +113,12 @@ def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.nd
 
 def _replace(module: Any, name: str, value: np.ndarray) -> None:
     """A new parameter or buffer in the place of an old one, or a bias where there was none."""
-    old = getattr(module, name)
+    old = module._buffers[name] if name in module._buffers else module._parameters[name]
     like = module.weight if old is None else old
     value = value.reshape(*value.shape, *(1,) * (like.dim() - value.ndim)) if name == "weight" else value
-    value = np.require(value, requirements=["C", "W"])  # an array of its own: nothing else keeps it
-    new = torch.from_numpy(value).to(like.device, like.dtype)
+    if not (value.flags.c_contiguous and value.flags.writeable):
+        value = np.array(value, order="C")
+    new = torch.from_numpy(value).to(like.device, like.dtype)  # nothing else keeps the array
     if name in module._buffers:
         module._buffers[name] = new
     else:
