@@ -101,7 +101,7 @@ def _read(model: nn.Module, example: torch.Tensor) -> tuple[NetSpec, dict[str, C
     return spec, reader.layers
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _run(spec: NetSpec, layers: Mapping[str, Call], x: torch.Tensor) -> torch.Tensor:
     """What the description computes, with the layers' own tensors."""
     values = {INPUT: x}
@@ -111,15 +111,15 @@ def _run(spec: NetSpec, layers: Mapping[str, Call], x: torch.Tensor) -> torch.Te
             values[node.name] = plain_function(node, inputs[0].dim() - 2)(*inputs)
             continue
         layer: Any = layers[node.name].module
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"] if o.get("bias", True) else None
         if node.op == "dense":
-            value = F.linear(inputs[0], layer.weight.flatten(1), layer.bias if o["bias"] else None)
+            value = F.linear(inputs[0], weight.flatten(1), bias)
         elif node.op == "batch_norm":
-            statistics = layer.running_mean, layer.running_var
-            value = F.batch_norm(inputs[0], *statistics, layer.weight, layer.bias, eps=o["eps"])
+            statistics = layer._buffers["running_mean"], layer._buffers["running_var"]
+            value = torch.batch_norm(inputs[0], weight, bias, *statistics, False, 0.0, o["eps"], True)
         else:
             convolve: Any = F.conv1d if node.op == "conv1d" else F.conv2d
-            bias = layer.bias if o["bias"] else None
-            value = convolve(inputs[0], layer.weight, bias, o["stride"], o["padding"], 1, o["groups"])
+            value = convolve(inputs[0], weight, bias, o["stride"], o["padding"], 1, o["groups"])
         values[node.name] = value
     return values[spec.output]
 
@@ -175,7 +175,7 @@ class _Reader:
             self._refuse(n, f"{n.name!r}, whose {op} {error}")
         self.nodes.append(node)
         self.node_of[n], self.shapes[name] = name, shape
-        if math.prod(shape) != math.prod(n.shape[1:]):
+        if shape != n.shape[1:] and math.prod(shape) != math.prod(n.shape[1:]):
             self._refuse(n, f"{n.name!r}, which gives {n.shape[1:]} for {shape}")
 
     # -------------------------------------------------------------- layers with parameters
@@ -183,7 +183,7 @@ class _Reader:
     def _layer(self, n: Call, module: nn.Module, what: str) -> bool:
         """Describe a module with parameters; False for the others."""
         path, flat = n.path, len(self.shapes[self.node_of[self._source(n)]]) == 1
-        options: dict[str, Any] = {"bias": getattr(module, "bias", None) is not None}
+        options: dict[str, Any] = {"bias": module._parameters.get("bias") is not None}
         if isinstance(module, nn.Linear):
             op, options["units"] = "dense", module.out_features
             if len(self._source(n).shape) != 2:
@@ -196,7 +196,7 @@ class _Reader:
                     self._refuse(n, f"{what}, other than 1x1, on a pooled value")
                 op, options = "dense", {"units": module.out_channels, "bias": options["bias"]}
         elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            if not module.affine or module.running_mean is None or module.momentum is None:
+            if not module.affine or module._buffers["running_mean"] is None or module.momentum is None:
                 self._refuse(n, f"{what} without scale and shift, running statistics or momentum")
             op, options = "batch_norm", {"eps": module.eps, "momentum": module.momentum}
         else:
@@ -217,7 +217,7 @@ class _Reader:
             self._refuse(n, f"{what} with uneven padding")
         if isinstance(padding, str):
             padding = tuple(k // 2 if padding == "same" else 0 for k in size)
-        if module.padding_mode != "zeros" or any(d != 1 for d in module.dilation):
+        if module.padding_mode != "zeros" or {*module.dilation} != {1}:
             self._refuse(n, f"{what} with dilation, or padding other than zeros")
         options = {"filters": module.out_channels, "kernel": tuple(size), "stride": tuple(module.stride)}
         return options | {"padding": tuple(padding), "groups": module.groups}
