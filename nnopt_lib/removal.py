@@ -25,12 +25,14 @@ def weight_masks(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
 
     Kernel rows, biases, normalization scales and shifts, for every parameter that a removable node owns.
     """
-    masks = {}
+    masks, rows = {}, {}
     for name, shape in coupling.spec.parameter_shapes().items():
         owner = name.split("/")[0]
-        if (coupling.nodes[owner] >= 0).any():
-            own = coupling.channels(owner, kept)
-            masks[name] = np.broadcast_to(own.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+        if owner not in rows:
+            rows[owner] = coupling.channels(owner, kept) if (coupling.nodes[owner] >= 0).any() else None
+        own = rows[owner]
+        if own is not None:
+            masks[name] = own if len(shape) == 1 else own.repeat(math.prod(shape[1:])).reshape(shape)
     return masks
 
 

@@ -74,16 +74,22 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
         refuse(f"describing {kind} needs an example_input", "none", remedy)
     first = next(model.parameters(), torch.empty(0))
     example = torch.as_tensor(example_input)[:1].to(first.device)
-    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
+    modules = list(model.modules())
+    if not any(isinstance(module, nn.Embedding) for module in modules):
         example = example.to(first.dtype)
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules if module.training]
     try:
         if training:
             model.eval()
         try:
             spec, layers = _read(model, example)
-        except NnoptError:  # with two, a batch of 1 is never taken for a size of 1
-            spec, layers = _read(model, torch.cat([example, example]))
+        except Exception as error:  # a squeeze() may have taken the one example away, too
+            try:  # with two, a batch of 1 is never taken for a size of 1
+                spec, layers = _read(model, torch.cat([example, example]))
+            except NnoptError:
+                raise
+            except Exception:  # the model reads one example only
+                raise error from None
     finally:
         for module in training:
             module.training = True

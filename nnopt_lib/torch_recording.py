@@ -7,11 +7,13 @@ written down whole, under their paths; what happens between them, by function.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import MethodDescriptorType, MethodWrapperType, WrapperDescriptorType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -55,17 +57,29 @@ def record(model: nn.Module, example: torch.Tensor) -> tuple[list[Call], Any, An
     begin = Call("input", None)
     recorder.keep(begin, example)
     with _watched(model, recorder), torch.no_grad(), recorder:
-        output = model(example)
+        try:
+            output = model(example)
+        except TypeError:
+            _refuse_inputs(model)
+            raise
     end = recorder.calls_for(output)
-    needed, waiting = {begin}, [end]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, (list, tuple)):
-            waiting += one
-        elif isinstance(one, Call) and one not in needed:
-            needed.add(one)
-            waiting += [*one.args, *one.kwargs.values()]
+    needed = {begin, *_calls(end)}
+    for call in reversed(recorder.calls):
+        if call in needed:
+            needed.update(_calls([*call.args, *call.kwargs.values()]))
     return [call for call in recorder.calls if call in needed], end, output
+
+
+def _calls(value: Any) -> list[Call]:
+    if isinstance(value, list):
+        return [call for one in value for call in ((one,) if isinstance(one, Call) else _calls(one))]
+    return [value] if isinstance(value, Call) else []
+
+
+def _refuse_inputs(model: nn.Module) -> None:
+    needed = [p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty]
+    if len(needed) > 1 and needed[1].kind is needed[1].POSITIONAL_OR_KEYWORD:
+        refuse("a model to describe must read one input", f"a second one, {needed[1].name!r}")
 
 
 @contextlib.contextmanager
@@ -96,7 +110,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.model = model
         self.calls: list[Call] = []
-        self.made: dict[int, tuple[Call, Any]] = {}  # by identity, the tensor kept so that it stays its own
+        self.made: dict[int, tuple[Call, ref[torch.Tensor]]] = {}  # by identity, which may come again
         self.names: dict[str, int] = {}
 
     def keep(self, call: Call, value: Any) -> None:
@@ -104,16 +118,16 @@ class _Recorder(TorchFunctionMode):
         self.calls.append(call)
         if isinstance(value, torch.Tensor):
             call.shape = tuple(value.shape)
-            self.made[id(value)] = (call, value)
+            self.made[id(value)] = (call, ref(value))
             return
         for tensor in _tensors(value):
-            self.made[id(tensor)] = (call, tensor)
+            self.made[id(tensor)] = (call, ref(tensor))
 
     def calls_for(self, value: Any) -> Any:
         """`value` with calls in the place of tensors."""
         if isinstance(value, torch.Tensor):
             found = self.made.get(id(value))
-            return found[0] if found else self._outside(value)
+            return found[0] if found and found[1]() is value else self._outside(value)
         if isinstance(value, (list, tuple)):
             return [self.calls_for(one) for one in value]
         return value
