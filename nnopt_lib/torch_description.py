@@ -75,6 +75,9 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
     first = next(model.parameters(), torch.empty(0))
     example = torch.as_tensor(example_input)[:1].to(first.device)
     modules = list(model.modules())
+    if any("_orig_mod" in module._modules for module in modules):
+        remedy = "Describe the module that was compiled; compile what remove_nodes gives."
+        refuse("a model to describe must not be compiled", kind, remedy)
     if not any(isinstance(module, nn.Embedding) for module in modules):
         example = example.to(first.dtype)
     training = [module for module in modules if module.training]
@@ -150,7 +153,8 @@ class _Reader:
 
     def _describe(self, n: Call) -> None:
         if n.target is OUTSIDE:
-            self._refuse(n, f"{n.name!r}, a parameter or buffer used by itself")
+            what = f"{n.name!r}, a parameter or buffer used by itself"
+            self._refuse(n, what if n.name else "a tensor that it did not make of its input")
         elif n.module is not None:
             what = f"{n.path!r} ({type(n.module).__name__})"
             if not self._layer(n, n.module, what):

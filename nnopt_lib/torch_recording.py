@@ -134,7 +134,7 @@ class _Recorder(TorchFunctionMode):
 
     def _outside(self, tensor: torch.Tensor) -> Call:
         owned = [*self.model.named_parameters(), *self.model.named_buffers()]
-        name = next((name for name, own in owned if own is tensor), "a tensor from elsewhere")
+        name = next((name for name, own in owned if own is tensor), "")
         call = Call(name, OUTSIDE)
         self.keep(call, tensor)
         return call

@@ -191,6 +191,12 @@ def test_what_happens_beside_the_graph_is_noticed():
             "Calls must have a forward that torch.fx can trace; received numbers that leave their tensor by "
             "'item'. Keep branches on data out of it.",
         ),
+        (torch.jit.script(nn.Linear(5, 2)), RULE + "a tensor that it did not make of its input" + END),
+        (
+            torch.compile(nn.Linear(5, 2), backend="eager"),
+            "a model to describe must not be compiled; received OptimizedModule. "
+            "Describe the module that was compiled; compile what remove_nodes gives.",
+        ),
         (
             nn.Bilinear(2, 3, 4),
             "a model to describe must read one input; received a second one, 'input2'.",
