@@ -317,8 +317,8 @@ def try_ours(model: nn.Module, x: torch.Tensor) -> str:
         return first_words(error)
 
 
-def mask_rows(layer: Any, gone: list[int]) -> bool:
-    """What removing these output channels means as zeros; False where a layer is not known here."""
+def mask_rows(layer: Any, gone: list[int]) -> None:
+    """What removing these output channels means as zeros."""
     each = {nn.LSTM: 4, nn.MultiheadAttention: 3}.get(type(layer), 1)
     for name, tensor in layer.named_parameters():
         if isinstance(layer, (nn.ConvTranspose2d, nn.Embedding)) and tensor.dim() > 1:
@@ -328,7 +328,6 @@ def mask_rows(layer: Any, gone: list[int]) -> bool:
                 tensor[[part * len(tensor) // each + place for place in gone]] = 0
         elif not isinstance(layer, nn.PReLU):
             tensor[gone] = 0
-    return True
 
 
 def try_theirs(model: nn.Module, x: torch.Tensor) -> str:
