@@ -15,9 +15,10 @@ def describe(model: Any, example_input: Any = None) -> NetSpec:
     """The `NetSpec` of a model: what it computes in inference mode, as a graph.
 
     Parameters:
-        model: one that `build` made, a torch module that torch.fx can trace, or a Keras functional or
+        model: one that `build` made, a torch module (without branches on data), or a Keras functional or
             sequential model.
-        example_input: for a torch module a batch that it reads, (batch, *input_shape).
+        example_input: for a torch module a batch that it reads, (batch, *input_shape); it is run on the first
+            example, in evaluation mode.
 
     Dropout and identities are left out. What `NetSpec` has no operation for is refused by the name of the
     module or layer; a description that would not give the model's outputs is never returned. Chapter 15

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.coupling import FIXED, Coupling, couple
 from nnopt_lib.description import read
-from nnopt_lib.frameworks import backend_of
+from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.masks import Masks
 from nnopt_lib.node_scores import NODE_SCORES, keep_nodes
 from nnopt_lib.removal import weight_masks
@@ -78,29 +78,36 @@ class Described:
         return cls(spec, paths, orders, coupling)
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
-        """Copies of the model's weights, under the names, shapes and orders of the description."""
-        return self.translated(backend_of(model).get_weights(model))
+        """The model's weights, not to be changed, under the names, shapes and orders of the description."""
+        return self.translated(self._own(model, self.spec.parameter_shapes(trainable=False)))
 
     def translated(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Weights under the model's own names, as a `snapshot` has them, as the description has them."""
         found = {}
         for name, shape in self.spec.parameter_shapes(trainable=False).items():
             layer, part = name.split("/")
-            value = own[f"{self.paths[layer]}/{part}"].reshape(shape)
+            value = own[self._name(name)].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
             found[name] = value if order is None else value[:, order]
         return found
 
     def set_weights(self, model: Any, weights: Mapping[str, np.ndarray]) -> None:
         """Write weights under the names, shapes and orders of the description into the model."""
-        backend = backend_of(model)
-        own = backend.get_weights(model)
+        own = backend_of(model).get_weights(model)
         for name, value in weights.items():
             layer, part = name.split("/")
-            old = own[f"{self.paths[layer]}/{part}"]
+            old = own[self._name(name)]
             order = self.orders.get(layer) if part == "kernel" else None
             old[...] = (value if order is None else value[:, np.argsort(order)]).reshape(old.shape)
-        backend.set_weights(model, own)
+        backend_of(model).set_weights(model, own)
+
+    def _name(self, name: str) -> str:
+        """The model's own name of a parameter."""
+        layer, part = name.split("/")
+        return f"{self.paths[layer]}/{part}"
+
+    def _own(self, model: Any, names: Iterable[str]) -> Mapping[str, np.ndarray]:
+        return mask_backend_of(model).weights(model, [self._name(name) for name in names])
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
@@ -118,10 +125,10 @@ class Described:
     def masks(self, model: Any, kept: np.ndarray) -> NodeMasks:
         """`NodeMasks` under the model's own names."""
         layers = {self.paths[name]: self.coupling.channels(name, kept) for name in self.coupling.layers}
-        own, weights = backend_of(model).get_weights(model), {}
-        for name, mask in weight_masks(self.coupling, kept).items():
-            layer, part = name.split("/")
-            own_name = f"{self.paths[layer]}/{part}"
+        masks, weights = weight_masks(self.coupling, kept), {}
+        own = self._own(model, masks)
+        for name, mask in masks.items():
+            own_name = self._name(name)
             weights[own_name] = mask.reshape(own[own_name].shape)  # a 1x1 convolution may stand as dense
         return NodeMasks.of_nodes(layers, kept, Masks(weights))
 

@@ -42,7 +42,9 @@ class ShapeError(Exception):
 def spatial(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """An option of a convolution or pooling (`kernel`, `stride`, ...) as one whole number per dimension."""
     values: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
-    if len(values) != rank or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
+    if len(values) != rank or (
+        {*map(type, values)} != {int} and any(isinstance(v, bool) or not isinstance(v, int) for v in values)
+    ):
         raise ShapeError(f"needs one whole number, or {rank} of them, for each size, stride and padding")
     return values
 

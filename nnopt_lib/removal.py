@@ -25,12 +25,14 @@ def weight_masks(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
 
     Kernel rows, biases, normalization scales and shifts, for every parameter that a removable node owns.
     """
-    masks = {}
+    masks, rows = {}, {}
     for name, shape in coupling.spec.parameter_shapes().items():
         owner = name.split("/")[0]
-        if (coupling.nodes[owner] >= 0).any():
-            own = coupling.channels(owner, kept)
-            masks[name] = np.broadcast_to(own.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+        if owner not in rows:
+            rows[owner] = coupling.channels(owner, kept) if (coupling.nodes[owner] >= 0).any() else None
+        own = rows[owner]
+        if own is not None:
+            masks[name] = own if len(shape) == 1 else own.repeat(math.prod(shape[1:])).reshape(shape)
     return masks
 
 
@@ -54,14 +56,17 @@ def smaller_weights(
 ) -> dict[str, np.ndarray]:
     """New arrays with the rows and columns of the kept nodes, for `smaller_spec`."""
     node_of = {node.name: node for node in coupling.spec.nodes}
+    places: dict[str, np.ndarray] = {}
     small = {}
     for name, value in weights.items():
         owner, part = name.split("/")
         node = node_of[owner]
-        value = value[coupling.channels(owner, kept)]
-        if part == "kernel" and node.options.get("groups", 1) == 1:
-            value = value[:, coupling.channels(node.inputs[0], kept)]
-        small[name] = np.ascontiguousarray(value)
+        read = (node.inputs[0],) if part == "kernel" and node.options.get("groups", 1) == 1 else ()
+        for axis, source in enumerate((owner, *read)):
+            if source not in places:
+                places[source] = np.flatnonzero(coupling.channels(source, kept))
+            value = value.take(places[source], axis)
+        small[name] = value
     return small
 
 
@@ -128,6 +133,8 @@ def fold_constants(
     constant inside and zeros at the border, so there the outputs of the border change. Returns the
     description, with a bias where one had to be added. With ``fold=False`` anything to fold is refused.
     """
+    if all(node.options.get("kind") != "sigmoid" for node in coupling.spec.nodes):
+        return after
     given, nodes = constants(coupling, kept), []
     for node, smaller in zip(coupling.spec.nodes, after.nodes, strict=True):
         constant = given[node.inputs[0]]

@@ -22,6 +22,7 @@ from nnopt_lib.operations import MANY_INPUTS, OPERATIONS, REQUIRED, SHAPE_RULES,
 
 INPUT = "input"
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_normal", "torch_default")
+_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Node:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", str(self.name)) or self.name == INPUT:
+        if not _NAME.fullmatch(str(self.name)) or self.name == INPUT:
             refuse(
                 "a node's name must be letters, digits and _, begin with a letter and not be 'input'",
                 repr(self.name),
             )
-        check_choice(f"node {self.name!r}: op", self.op, OPERATIONS)
+        if self.op not in OPERATIONS:
+            check_choice(f"node {self.name!r}: op", self.op, OPERATIONS)
         known = OPERATIONS[self.op]
         for option in self.options:
             if option not in known:
@@ -59,8 +61,8 @@ class Node:
             rule = "two inputs or more" if self.op in MANY_INPUTS else "exactly one input"
             refuse(f"node {self.name!r}: {self.op} reads {rule}", inputs)
         object.__setattr__(self, "inputs", inputs)
-        options = {key: self.options.get(key, default) for key, default in known.items()}
-        object.__setattr__(self, "options", {key: _plain(value) for key, value in options.items()})
+        options = {key: _plain(self.options.get(key, default)) for key, default in known.items()}
+        object.__setattr__(self, "options", options)
 
 
 def _plain(value: Any) -> Any:

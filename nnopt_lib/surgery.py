@@ -50,7 +50,12 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
         (4, 4)
     """
     described = Described.of(model, example_input)
-    coupling, kept, weights = described.coupling, described.kept(masks), described.weights(model)
+    return _removed(model, described, described.kept(masks), example_input, fold)
+
+
+def _removed(model: Any, described: Described, kept: np.ndarray, example_input: Any, fold: bool) -> Any:
+    """`remove_nodes` of a model that was read, by the nodes that stay."""
+    coupling, weights = described.coupling, described.weights(model)
     small = smaller_weights(coupling, kept, weights)
     after = fold_constants(coupling, kept, weights, smaller_spec(coupling, kept), small, fold=fold)
     result = _cut(model, described, kept, after, small, example_input)

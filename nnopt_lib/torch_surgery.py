@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from nnopt_lib.torch_backend import Network
 
 _NAMES = {
     "kernel": "weight",
+    "bias": "bias",
     "scale": "weight",
     "shift": "bias",
     "mean": "running_mean",
@@ -36,11 +38,12 @@ def cut(
     code names a size cannot run with another one: it is refused after a trial on `example_input`.
     """
     by_path = {paths[node.name]: node for node in after.nodes if node.name in paths}
+    modules = dict(model.named_modules())
     # Copied without the arrays that are replaced: the memo says that they are there already.
-    replaced = [t for path in by_path for t in _own(model.get_submodule(path)).values()]
-    small = copy.deepcopy(model, {id(tensor): tensor for tensor in replaced})
+    memo = {id(tensor): tensor for path in by_path for tensor in _own(modules[path])}
+    small = _copied(model, memo)
     for path, node in by_path.items():
-        _resize(small.get_submodule(path), node, after, weights)
+        _resize(memo[id(modules[path])], node, after, weights)
     if isinstance(small, Network):
         small.spec = after
     elif example_input is not None:
@@ -48,16 +51,56 @@ def cut(
     return small
 
 
-def _own(module: nn.Module) -> dict[str, torch.Tensor]:
-    found = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    return {name: tensor for name, tensor in found.items() if tensor.is_floating_point()}
+def _own(module: nn.Module) -> list[torch.Tensor]:
+    tensors = [*module._parameters.values(), *module._buffers.values()]
+    return [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
+
+
+_PLAIN = {int, float, bool, str, type(None)}
+_CONTAINERS = {dict, OrderedDict, set}
+_COPYING = ("__reduce_ex__", "__reduce__", "__getstate__")
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy` gives, for modules that leave their copying to it; most attributes are plain."""
+    kind: Any = type(module)
+    if hasattr(kind, "__deepcopy__") or any(getattr(kind, n) is not getattr(nn.Module, n) for n in _COPYING):
+        return copy.deepcopy(module, memo)
+    if id(module) in memo:
+        return memo[id(module)]
+    new = memo[id(module)] = kind.__new__(kind)
+    for name, value in module.__dict__.items():
+        if name == "_compiled_call_impl":  # it would call the old one
+            continue
+        kept = type(value) in _PLAIN
+        if kept or (type(value) is tuple and all(type(one) in _PLAIN for one in value)):
+            own = value
+        elif not value and type(value) in _CONTAINERS:
+            own = type(value)()
+        elif name == "_modules":
+            own = {path: None if m is None else _copied(m, memo) for path, m in value.items()}
+        elif name in ("_parameters", "_buffers"):
+            own = {key: None if t is None else _copied_tensor(t, memo) for key, t in value.items()}
+        else:
+            own = copy.deepcopy(value, memo)
+        new.__dict__[name] = own
+    return new
+
+
+def _copied_tensor(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    if id(tensor) in memo:
+        return memo[id(tensor)]
+    if type(tensor) is torch.Tensor and not tensor.requires_grad and tensor.dim() == 0:  # how many batches
+        return memo.setdefault(id(tensor), tensor.clone())
+    return copy.deepcopy(tensor, memo)
 
 
 def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.ndarray]) -> None:
     """Give one layer new tensors and say its new sizes."""
-    for part in ("kernel", "bias", "scale", "shift", "mean", "variance"):
-        if f"{node.name}/{part}" in weights:
-            _replace(module, _NAMES.get(part, part), weights[f"{node.name}/{part}"])
+    for part, own in _NAMES.items():
+        value = weights.get(f"{node.name}/{part}")
+        if value is not None:
+            _replace(module, own, value)
     read, made = after.shapes[node.inputs[0]][0], after.shapes[node.name][0]
     if node.op == "batch_norm":
         module.num_features = made
@@ -70,10 +113,12 @@ def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.nd
 
 def _replace(module: Any, name: str, value: np.ndarray) -> None:
     """A new parameter or buffer in the place of an old one, or a bias where there was none."""
-    old = getattr(module, name)
+    old = module._buffers[name] if name in module._buffers else module._parameters[name]
     like = module.weight if old is None else old
     value = value.reshape(*value.shape, *(1,) * (like.dim() - value.ndim)) if name == "weight" else value
-    new = torch.tensor(value, dtype=like.dtype, device=like.device)
+    if not (value.flags.c_contiguous and value.flags.writeable):
+        value = np.array(value, order="C")
+    new = torch.from_numpy(value).to(like.device, like.dtype)  # nothing else keeps the array
     if name in module._buffers:
         module._buffers[name] = new
     else:
@@ -82,14 +127,16 @@ def _replace(module: Any, name: str, value: np.ndarray) -> None:
 
 def _try(small: nn.Module, model: nn.Module, example_input: Any) -> None:
     first = next(model.parameters())
-    x = torch.as_tensor(example_input).to(first.device)
-    modes = {module: module.training for module in small.modules()}
+    x = torch.as_tensor(example_input)[:2].to(first.device, first.dtype)
+    training = [module for module in small.modules() if module.training]
     try:
+        if training:
+            small.eval()
         with torch.no_grad():
-            small.eval()(x)
+            small(x)
     except (RuntimeError, ValueError, TypeError) as error:
         rule = f"the code of {type(model).__name__} must run with smaller layers"
         refuse(rule, " ".join(str(error).split())[:120], "Write no sizes into forward: flatten(1) for view.")
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module in training:
+            module.training = True

@@ -32,6 +32,7 @@ description
 torch_description keras_description torch_surgery keras_surgery
 torch_stack torch_nodes
 torch_penalties keras_penalties
+torch_recording
 torch_masks keras_masks
 torch_backend keras_backend
 keras_optimizers
@@ -52,7 +53,7 @@ checks
 FRAMEWORK_MODULES = {
     "torch": {
         *("torch_backend", "torch_stack", "torch_masks", "torch_penalties"),
-        *("torch_description", "torch_surgery", "torch_nodes"),
+        *("torch_description", "torch_recording", "torch_surgery", "torch_nodes"),
     },
     "keras": {"keras_loading"},
     "tensorflow": {"keras_loading"},

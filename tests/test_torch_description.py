@@ -151,6 +151,70 @@ def test_graphs_that_are_not_understood_are_refused(model, sentence):
     assert str(error.value) == sentence
 
 
+def test_a_batch_of_one_is_enough_and_never_taken_for_a_size_of_one():
+    layers = {"conv": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 10)}
+
+    def over(dims):
+        return Calls(lambda m, x: m.head(m.conv(x).mean(dims, keepdim=True).flatten(1)), **layers)
+
+    squeezed = Calls(lambda m, x: m.head(F.adaptive_avg_pool2d(m.conv(x), 1).squeeze()), **layers)
+    layers["norm"] = nn.BatchNorm1d(4)  # which fails on the one example's (4,)
+    normalized = Calls(lambda m, x: m.head(m.norm(F.adaptive_avg_pool2d(m.conv(x), 1).squeeze())), **layers)
+    for model in (over((2, 3)), squeezed, normalized):
+        ops = [node.op for node in nnopt.describe(model, X[:1]).nodes]
+        assert [op for op in ops if op != "batch_norm"] == ["conv2d", "global_pool", "dense"]
+    for model, received in (
+        (over((0, 2, 3)), "'mean' that gives (4, 1, 1) for (4, 14, 14)"),
+        (Calls(lambda m, x: m.fc(x.view(1, -1)), fc=nn.Linear(768, 10)), "'view' that may mix examples"),
+    ):
+        with pytest.raises(NnoptError) as error:
+            nnopt.describe(model, X[:1])
+        assert str(error.value) == RULE + received + END
+
+
+OTHER = torch.ones(2, 5)
+
+
+def test_what_happens_beside_the_graph_is_noticed():
+    def through_a_view(m, x):
+        y = m.fc(x)
+        y.view(y.size(0), -1).relu_()
+        return m.out(y)
+
+    hooked = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    hooked[1].register_forward_hook(lambda module, given, output: output * 2)
+    for model, sentence in (
+        (
+            Calls(through_a_view, fc=nn.Linear(5, 4), out=nn.Linear(4, 2)),
+            "the description of Calls must give its outputs; received one that does not.",
+        ),
+        (hooked, RULE + "'mul' with a number or a parameter" + END),
+        (
+            Calls(lambda m, x: m.fc(x) if x.max().item() else m.fc(-x), **DENSE),
+            "Calls must have a forward that torch.fx can trace; received numbers that leave their tensor by "
+            "'item'. Keep branches on data out of it.",
+        ),
+        (
+            Calls(lambda m, x: m.fc(torch.cat([x, OTHER], 1)), fc=nn.Linear(10, 2)),
+            RULE + "a tensor that it did not make of its input" + END,
+        ),
+        (
+            torch.compile(nn.Linear(5, 2), backend="eager"),
+            "a model to describe must not be compiled; received OptimizedModule. "
+            "Describe the module that was compiled; compile what remove_nodes gives.",
+        ),
+        (
+            nn.Bilinear(2, 3, 4),
+            "a model to describe must read one input; received a second one, 'input2'.",
+        ),
+    ):
+        before = [dict(vars(module)) for module in model.modules()]
+        with pytest.raises(NnoptError) as error:
+            nnopt.describe(model, torch.randn(2, 5))
+        assert str(error.value) == sentence
+        assert [dict(vars(module)) for module in model.modules()] == before
+
+
 def test_computed_weights_are_refused():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 3)), nn.Linear(3, 2))
     with pytest.raises(NnoptError) as error:
