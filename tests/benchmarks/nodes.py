@@ -1,6 +1,6 @@
 """Pruning nodes beside Torch-Pruning: equal networks first, then seconds, latency, and what each can prune.
 
-    python tests/benchmarks/nodes.py
+    PYTHONPATH=. python tests/benchmarks/nodes.py
 
 Same networks, same criterion (the sum of |w| over the kernel rows of a coupled group), same ratio of one half
 in each group of layers, on both sides. First the channels that are left, bit by bit, MACs and outputs. Then
