@@ -169,9 +169,9 @@ class _Recorder(TorchFunctionMode):
                 call.target = name
             self.keep(call, value)
         elif any(isinstance(one, Call) for one in given):
-            rule = f"{type(self.model).__name__} must have a forward that torch.fx can trace"
-            reason = "symbolically traced variables cannot be used as inputs to control flow"
-            reason = reason if name == "__bool__" else f"numbers that leave their tensor by {name!r}"
+            rule = f"{type(self.model).__name__} must compute the same whatever its data are, to be described"
+            reason = f"numbers that leave their tensor by {name!r}"
+            reason = "a branch on numbers of a tensor" if name == "__bool__" else reason
             refuse(rule, reason, "Keep branches on data out of it.")
         return value
 

@@ -136,8 +136,8 @@ def branching(model, x):
         ),
         (
             Calls(branching, **DENSE),
-            "Calls must have a forward that torch.fx can trace; received symbolically traced variables cannot be "
-            "used as inputs to control flow. Keep branches on data out of it.",
+            "Calls must compute the same whatever its data are, to be described; received a branch on numbers of a tensor. "
+            "Keep branches on data out of it.",
         ),
         (
             Calls(lambda m, x: (m.fc(x), x), **DENSE),
@@ -191,7 +191,7 @@ def test_what_happens_beside_the_graph_is_noticed():
         (hooked, RULE + "'mul' with a number or a parameter" + END),
         (
             Calls(lambda m, x: m.fc(x) if x.max().item() else m.fc(-x), **DENSE),
-            "Calls must have a forward that torch.fx can trace; received numbers that leave their tensor by "
+            "Calls must compute the same whatever its data are, to be described; received numbers that leave their tensor by "
             "'item'. Keep branches on data out of it.",
         ),
         (
