@@ -13,7 +13,7 @@ from nnopt_lib.operations import Shape
 from nnopt_lib.spec import INPUT, NetSpec, Node
 
 
-class _Graph:
+class Graph:
     """Nodes added one after the other; names count each op: dense_1, dense_2, ..."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class _Graph:
 
 def _chain(input_shape: Shape, layers: Iterable[tuple[str, dict[str, Any]]]) -> NetSpec:
     """A network in which each node reads the one before."""
-    graph, last = _Graph(), INPUT
+    graph, last = Graph(), INPUT
     for op, options in layers:
         last = graph.add(op, last, **options)
     return NetSpec(input_shape, tuple(graph.nodes))
@@ -81,37 +81,6 @@ def cnn(
         layers += [("max_pool", {"size": pool})] if pool > 1 else []
     layers += [("global_pool", {}), ("dense", {"units": outputs})]
     return _chain(input_shape, layers)
-
-
-def resnet(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs: int) -> NetSpec:
-    """A residual network of basic blocks with batch normalization, as for CIFAR (He et al. 2016).
-
-    A convolution, then `blocks` blocks of two convolutions for each of the `widths`; a stage after the first
-    begins with stride 2. Where shapes change the shortcut is a 1x1 convolution. Input (channels, length) or
-    (channels, height, width). With three widths, 3 blocks make ResNet-20 and 9 make ResNet-56.
-
-    Example:
-        >>> spec = resnet(3, (16, 32, 64), input_shape=(3, 32, 32), outputs=10)
-        >>> sum(node.op == "add" for node in spec.nodes), spec.shapes["add_9"]
-        (9, (64, 8, 8))
-    """
-    check_int("blocks", blocks, at_least=1)
-    graph, kind = _Graph(), f"conv{len(input_shape) - 1}d"
-
-    def normed(x: str, width: int, kernel: int, stride: int) -> str:
-        options = {"kernel": kernel, "stride": stride, "padding": kernel // 2, "bias": False}
-        return graph.add("batch_norm", graph.add(kind, x, filters=width, **options))
-
-    x, before = graph.add("activation", normed(INPUT, widths[0], 3, 1)), widths[0]
-    for stage, width in enumerate(widths):
-        for block in range(blocks):
-            stride = 2 if stage and not block else 1
-            inner = graph.add("activation", normed(x, width, 3, stride))
-            inner = normed(inner, width, 3, 1)
-            shortcut = x if (before, stride) == (width, 1) else normed(x, width, 1, stride)
-            x, before = graph.add("activation", graph.add("add", inner, shortcut)), width
-    graph.add("dense", graph.add("global_pool", x), units=outputs)
-    return NetSpec(input_shape, tuple(graph.nodes))
 
 
 def lenet_300_100() -> NetSpec:

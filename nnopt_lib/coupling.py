@@ -18,6 +18,8 @@ from nnopt_lib.spec import INPUT, NetSpec, Node
 
 FIXED = -1
 _MAKERS = ("dense", "conv1d", "conv2d")
+# Their inputs keep all channels: heads are of equal size, and a position is added where a node would be 0.
+_WHOLE = ("attention", "position")
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class Coupling:
     """The nodes of a network. What `couple` returns.
 
     nodes: for every value of the network, ``"input"`` included, the number of the node that each of its
-    channels (or features) belongs to, `FIXED` where none can leave: the network's inputs and outputs, and
-    what is joined to them. groups: the numbers of the nodes that layers make together, under the first of
-    these layers. layers: all dense layers and convolutions that make a removable node, with their group.
+    channels (or features) belongs to, `FIXED` where none can leave: the network's inputs and outputs, what
+    is joined to them, and what attention or a position encoding reads. groups: the numbers of the nodes that
+    layers make together, under the first of these layers. layers: all dense layers and convolutions that
+    make a removable node, with their group.
     """
 
     spec: NetSpec
@@ -59,7 +62,8 @@ class Coupling:
                 refuse(
                     rule,
                     "a mask that does",
-                    "They are outputs of the network, or joined to its inputs or outputs.",
+                    "They are outputs of the network, joined to its inputs or outputs, or read by attention "
+                    "or a position encoding.",
                 )
             mask, numbers = mask[numbers != FIXED], numbers[numbers != FIXED]
             seen = by[numbers] != ""
@@ -108,6 +112,9 @@ def couple(spec: NetSpec) -> Coupling:
     fixed = np.zeros(total, bool)
     fixed[labels[first[INPUT]]] = True
     fixed[labels[first[spec.output]]] = True
+    for node in spec.nodes:
+        if node.op in _WHOLE:
+            fixed[labels[np.concatenate([first[name] for name in node.inputs])]] = True
     makers = [node.name for node in spec.nodes if node.op in _MAKERS]
     # Numbers in the order in which layers first make them, fixed ones left out.
     made = np.concatenate([labels[first[name]] for name in makers]) if makers else labels[:0]
@@ -133,6 +140,8 @@ def _passed_on(
         return np.repeat(inputs[0], math.prod(spec.shapes[node.inputs[0]][1:]))
     if node.op == "concat":
         return np.concatenate(inputs)
+    if node.op == "attention":
+        return inputs[2]
     edges += [(inputs[0], other) for other in inputs[1:]]
     return inputs[0]
 

@@ -19,7 +19,7 @@ import numpy as np
 from nnopt_lib.checks import NnoptError, check_int, refuse
 from nnopt_lib.description import describe
 from nnopt_lib.frameworks import backend_of, framework_of
-from nnopt_lib.spec import NetSpec
+from nnopt_lib.spec import NetSpec, Node
 from nnopt_lib.training import accuracy_and_loss as accuracy_and_loss  # offered here, too
 
 FLOAT32_BYTES = 4
@@ -33,7 +33,8 @@ class Cost:
     """Counts of one network or node, for one example. `bytes` are those of float32 numbers.
 
     weights: entries of kernels. parameters: weights, biases, scales and shifts. macs: multiply-accumulate
-    operations of dense layers and convolutions (2 floating-point operations each; other nodes count none).
+    operations of dense layers, convolutions and attention's two products (2 floating-point operations each;
+    other nodes count none).
     activation_bytes: outputs of all nodes, which training keeps; flatten is a view and counts none.
     """
 
@@ -62,10 +63,16 @@ def count_by_node(spec: NetSpec) -> dict[str, Cost]:
             weights=weights,
             parameters=sum(own.values()),
             # every weight is used once for each position of the output
-            macs=weights * math.prod(out[1:]),
+            macs=_attention_macs(spec, node) if node.op == "attention" else weights * math.prod(out[1:]),
             activation_bytes=0 if node.op == "flatten" else FLOAT32_BYTES * math.prod(out),
         )
     return costs
+
+
+def _attention_macs(spec: NetSpec, node: Node) -> int:
+    """Of query times key, and of the attention times the value, for all heads together."""
+    query, key, value = (spec.shapes[name] for name in node.inputs)
+    return math.prod(query[1:]) * math.prod(key[1:]) * (query[0] + value[0])
 
 
 def count(spec: NetSpec) -> Cost:

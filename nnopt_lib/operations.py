@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 Shape = tuple[int, ...]
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
 
@@ -31,8 +33,16 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "add": {},
     "concat": {},  # along channels (or features)
     "multiply": {},  # (channels,) times (channels, *spatial) gates each channel: squeeze-and-excitation
+    "attention": {"heads": REQUIRED},  # of a query, a key and a value; a head takes consecutive channels
+    "position": {},  # adds `sinusoids`: attention alone cannot tell where a value stands
 }
-MANY_INPUTS = ("add", "concat", "multiply")
+_MANY = ("two inputs or more", lambda n: n >= 2)
+INPUT_RULES: dict[str, tuple[str, Callable[[int], bool]]] = {  # every other operation reads exactly one
+    "add": _MANY,
+    "concat": _MANY,
+    "multiply": _MANY,
+    "attention": ("exactly three inputs: query, key and value", lambda n: n == 3),
+}
 
 
 class ShapeError(Exception):
@@ -138,6 +148,42 @@ def _shape_multiply(options: Mapping[str, Any], inputs: list[Shape]) -> Shape:
     return full
 
 
+def _shape_attention(options: Mapping[str, Any], inputs: list[Shape]) -> Shape:
+    query, key, value = inputs
+    heads = _positive("heads", options["heads"])
+    if min(map(len, inputs)) < 2:
+        raise ShapeError("needs spatial dimensions: the positions that attend to each other")
+    if query[0] != key[0] or key[1:] != value[1:]:
+        raise ShapeError("needs a query and a key of equal channels, a key and a value of equal positions")
+    if query[0] % heads or value[0] % heads:
+        raise ShapeError(f"heads ({heads}) must divide the channels of query, key and value")
+    return (value[0], *query[1:])
+
+
+def _shape_position(options: Mapping[str, Any], inputs: list[Shape]) -> Shape:
+    if len(inputs[0]) < 2:
+        raise ShapeError("needs spatial dimensions")
+    return inputs[0]
+
+
+def sinusoids(shape: Shape) -> np.ndarray:
+    """What the operation `position` adds: float32 of `shape`, (channels, *spatial).
+
+    Channels 2i and 2i + 1 hold the sine and the cosine of position / 10000^(2i/channels) (Vaswani et al.
+    2017, section 3.5). With two spatial dimensions the first half of the channels tells the row, the
+    second half the column.
+    """
+    channels, *space = shape
+    shares = np.array_split(np.arange(channels), len(space))  # the channels that tell each dimension
+    table = np.zeros(shape, np.float32)
+    for axis, (share, length) in enumerate(zip(shares, space, strict=True)):
+        place = np.arange(len(share))
+        angle = np.arange(length) / 10000.0 ** (2 * (place // 2) / max(len(share), 1))[:, None]
+        wave = np.where(place[:, None] % 2, np.cos(angle), np.sin(angle))  # (channels of the share, length)
+        table[share] += wave.reshape(len(share), *(length if i == axis else 1 for i in range(len(space))))
+    return table
+
+
 SHAPE_RULES: dict[str, Callable[[Mapping[str, Any], list[Shape]], Shape]] = {
     "dense": _shape_dense,
     "conv1d": _shape_conv(1),
@@ -151,4 +197,6 @@ SHAPE_RULES: dict[str, Callable[[Mapping[str, Any], list[Shape]], Shape]] = {
     "add": _shape_add,
     "concat": _shape_concat,
     "multiply": _shape_multiply,
+    "attention": _shape_attention,
+    "position": _shape_position,
 }

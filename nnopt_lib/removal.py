@@ -86,7 +86,7 @@ def constants(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {INPUT: np.zeros(coupling.spec.input_shape[0])}
     for node in coupling.spec.nodes:
         own = [found[name] for name in node.inputs]
-        if node.op in (*_KERNELS, "batch_norm"):
+        if node.op in (*_KERNELS, "batch_norm", "attention"):
             value = np.zeros(coupling.spec.shapes[node.name][0])
         elif node.op == "activation":
             value = _sigmoid(own[0]) if node.options["kind"] == "sigmoid" else _activated(node, own[0])

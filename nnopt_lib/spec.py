@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, nearest, refuse
-from nnopt_lib.operations import MANY_INPUTS, OPERATIONS, REQUIRED, SHAPE_RULES, Shape, ShapeError, spatial
+from nnopt_lib.operations import INPUT_RULES, OPERATIONS, REQUIRED, SHAPE_RULES, Shape, ShapeError, spatial
 
 INPUT = "input"
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_normal", "torch_default")
@@ -57,8 +57,8 @@ class Node:
             if default is REQUIRED and option not in self.options:
                 refuse(f"node {self.name!r}: {self.op} needs the option {option!r}")
         inputs = (self.inputs,) if isinstance(self.inputs, str) else tuple(self.inputs)
-        if (len(inputs) < 2) if self.op in MANY_INPUTS else (len(inputs) != 1):
-            rule = "two inputs or more" if self.op in MANY_INPUTS else "exactly one input"
+        rule, fits = INPUT_RULES.get(self.op, ("exactly one input", lambda n: n == 1))
+        if not fits(len(inputs)):
             refuse(f"node {self.name!r}: {self.op} reads {rule}", inputs)
         object.__setattr__(self, "inputs", inputs)
         options = {key: _plain(self.options.get(key, default)) for key, default in known.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own custom)
 from torch import nn
 
 from nnopt_lib.checks import check_choice, refuse
-from nnopt_lib.operations import spatial
+from nnopt_lib.operations import sinusoids, spatial
 from nnopt_lib.spec import INPUT, NetSpec, Node
 from nnopt_lib.training import EarlyStopping, History, Training, accuracy_and_loss, batch_order, plan
 
@@ -127,7 +128,22 @@ def plain_function(node: Node, rank: int) -> Callable[..., torch.Tensor]:
             return lambda *inputs: torch.cat(inputs, 1)
         case "add":
             return lambda *inputs: sum(inputs[1:], inputs[0])
+        case "attention":
+            return lambda query, key, value: _attention(query, key, value, o["heads"])
+        case "position":
+            return lambda x: x + torch.from_numpy(_sinusoids(tuple(x.shape[1:]))).to(x)
     return _multiply
+
+
+_sinusoids = functools.cache(sinusoids)  # small, and asked for in every forward pass
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+    """softmax(query key / sqrt(size of a head)) value, over all positions; (batch, channels, *spatial)."""
+    # (batch, heads * size, *spatial) -> (batch, heads, positions, size)
+    split = [x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3) for x in (query, key, value)]
+    out = F.scaled_dot_product_attention(*split)
+    return out.transpose(2, 3).reshape(len(query), -1, *query.shape[2:])
 
 
 def _multiply(*inputs: torch.Tensor) -> torch.Tensor:

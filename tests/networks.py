@@ -104,6 +104,11 @@ def networks(draw: st.DrawFn, *, batch_norm: bool = True) -> NetSpec:
         if (join == "concat" or (join != "none" and before == after)) and before[1:] == after[1:]:
             new = add(join, (last, new))
         last = new
+        if rank and draw(st.integers(0, 4)) == 0:
+            channels = NetSpec(shape, tuple(nodes)).shapes[last][0]
+            heads = draw(st.sampled_from([n for n in (1, 2, 3) if channels % n == 0]))
+            place = add("position", (last,))
+            last = add("attention", (place, last, place), {"heads": heads})
     if rank:
         last = add(draw(st.sampled_from(("global_pool", "flatten"))), (last,))
     add("dense", (last,), {"units": draw(st.integers(2, 5))})
@@ -139,7 +144,7 @@ class _Blocks:
 
     def block(self, x: str) -> str:
         kinds = ["plain", "residual", "projected", "concat", "gate"]
-        kinds += ["depthwise", "grouped"] if self.rank else []
+        kinds += ["depthwise", "grouped", "attention"] if self.rank else []
         kind, width = self.draw(st.sampled_from(kinds)), self.draw(st.integers(1, 4))
         if kind == "plain":
             return self.activated(self.layer(x, width))
@@ -157,6 +162,12 @@ class _Blocks:
             self.rank = rank
             gate = self.add("activation", (gate,), self.channels[x], kind="sigmoid")
             return self.add("multiply", (x, gate), self.channels[x])
+        if kind == "attention":  # three projections, of which the value may have channels of its own
+            x = self.add("position", (x,), self.channels[x])
+            read = [self.layer(x, 2 * n, 1) for n in (width, width, self.draw(st.integers(1, 3)))]
+            heads = self.draw(st.sampled_from((1, 2)))
+            out = self.add("attention", tuple(read), self.channels[read[2]], heads=heads)
+            return self.add("add", (x, self.layer(out, self.channels[x], 1)), self.channels[x])
         if kind == "depthwise":
             x = self.activated(self.layer(x, self.channels[x], groups=self.channels[x]))
             return self.activated(self.layer(x, width, 1))
@@ -166,7 +177,7 @@ class _Blocks:
 
 @st.composite
 def architectures(draw: st.DrawFn) -> NetSpec:
-    """A random stack of plain, residual, concatenating, gated, depthwise and grouped blocks, then a head."""
+    """A random stack of plain, residual, concatenating, gated, depthwise, grouped, attending blocks; a head."""
     blocks = _Blocks(draw, draw(st.integers(0, 2)))
     x = blocks.layer("input", draw(st.integers(1, 4)))
     for _ in range(draw(st.integers(1, 4))):

@@ -147,7 +147,7 @@ FOUR = np.array([True, False, True, True])
         (
             {"head": np.arange(10) > 0},
             "nodes of layer 'head' cannot be removed; received a mask that does. They are outputs of the network, "
-            "or joined to its inputs or outputs.",
+            "joined to its inputs or outputs, or read by attention or a position encoding.",
         ),
     ],
 )

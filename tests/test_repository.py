@@ -25,6 +25,7 @@ cli
 book running validation environment
 chapters
 execution
+budgets
 train surgery measure calibration
 pruning
 nodes
@@ -41,6 +42,7 @@ penalties
 frameworks training
 masks node_scores removal
 selection allocation coupling
+families
 builders scores schedules
 spec
 operations

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 
 from nnopt_lib import builders
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.operations import sinusoids
 from nnopt_lib.spec import INITIALIZERS, NetSpec, Node, initial_weights
 from tests.networks import every_operation, networks, parameter_count
 
@@ -20,8 +21,6 @@ from tests.networks import every_operation, networks, parameter_count
         (builders.lenet_5(), 431_080),
         (builders.mnist1d_mlp(), 15_210),
         (builders.mnist1d_cnn(), 5_210),
-        # ResNet-20 with projections, counted by hand: stem 464, stages 14,016, 51,648 and 205,696, head 650
-        (builders.resnet(3, (16, 32, 64), input_shape=(3, 32, 32), outputs=10), 272_474),
         # conv 1*8*9, norm 16, conv 8*16*9, norm 32, dense 16*10+10
         (
             builders.cnn((8, 16), input_shape=(1, 28, 28), outputs=10, batch_norm=True),
@@ -95,6 +94,20 @@ DENSE = Node("a", "dense", "input", {"units": 3})
             "node 'a': dense has no option 'unit'. Did you mean 'units'?",
         ),
         (lambda: Node("a", "dense", "input"), "node 'a': dense needs the option 'units'."),
+        (
+            lambda: Node("a", "attention", ("input", "input"), {"heads": 2}),
+            "node 'a': attention reads exactly three inputs: query, key and value; received ('input', 'input').",
+        ),
+        (
+            lambda: NetSpec((3, 4), (Node("a", "attention", ("input",) * 3, {"heads": 2}),)),
+            "node 'a' (attention): heads (2) must divide the channels of query, key and value; received input "
+            "shape (3, 4), (3, 4), (3, 4).",
+        ),
+        (
+            lambda: NetSpec((4,), (Node("a", "attention", ("input",) * 3, {"heads": 2}),)),
+            "node 'a' (attention): needs spatial dimensions: the positions that attend to each other; received "
+            "input shape (4,), (4,), (4,).",
+        ),
         (lambda: Node("a", "add", "input"), "node 'a': add reads two inputs or more; received ('input',)."),
         (
             lambda: NetSpec((4,), (DENSE, Node("b", "dense", "aa", {"units": 2}))),
@@ -173,3 +186,17 @@ def test_initial_variance_is_the_published_one(init, variance):
     assert math.isclose(weights["dense_1/kernel"].var(), variance, rel_tol=0.02)
     assert abs(weights["dense_1/kernel"].mean()) < 4 * math.sqrt(variance / 235_200)
     assert np.any(weights["dense_1/bias"]) == (init == "torch_default")
+
+
+def test_sinusoids_are_those_of_the_paper():
+    table = sinusoids((6, 11))
+    for position in (0, 3, 10):
+        for i in range(3):
+            angle = position / 10000 ** (2 * i / 6)
+            assert table[2 * i, position] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[2 * i + 1, position] == pytest.approx(math.cos(angle), abs=1e-6)
+    both = sinusoids((8, 5, 7))  # the first half tells rows, the second columns
+    assert np.array_equal(both[:4, :, 3], sinusoids((4, 5))) and np.array_equal(
+        both[4:, 2], sinusoids((4, 7))
+    )
+    assert np.ptp(both[:4], axis=2).max() == 0 and np.ptp(both[4:], axis=1).max() == 0
