@@ -6,7 +6,6 @@ Chapters 03 to 05 compare structures at equal cost; costs are counted by `nnopt_
 from __future__ import annotations
 
 import bisect
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,7 +77,7 @@ def at_budget(
         refuse("at_budget needs either parameters or macs", "both" if macs else "none")
     kind, most = ("macs", macs) if parameters is None else ("parameters", parameters)
     check_int(kind, most, at_least=1)
-    name = next((n for n in _SCALED if n in inspect.signature(family).parameters and n in options), None)
+    name = next((each for each in _SCALED if each in options), None)
     if name is None:
         refuse(f"at_budget scales one of {', '.join(_SCALED)}; pass it as proportions", sorted(options))
     search = _Widths(family, name, kind, int(most or 0), options)
@@ -90,6 +89,7 @@ class _Widths:
 
     def __init__(self, family: Callable[..., NetSpec], name: str, kind: str, most: int, options: Any) -> None:
         self.family, self.name, self.kind, self.most, self.options = family, name, kind, most, options
+        self.called = getattr(family, "__name__", "the family")  # a functools.partial has no name
         self.costs: dict[tuple[int, ...], int | None] = {}
 
     def build(self, widths: tuple[int, ...]) -> NetSpec:
@@ -153,7 +153,7 @@ class _Widths:
         above = (best[0] + 1, *best[1:])
         near = f"within {100 * WITHIN:.0f} % of {self.most} {self.kind}"
         refuse(
-            f"no {self.name} of {self.family.__name__} come {near}",
+            f"no {self.name} of {self.called} come {near}",
             f"{self.cost(best)} with {best}, {self.cost(above)} with {above}",
             "Give a larger budget, or more widths to vary.",
         )
@@ -171,7 +171,7 @@ class _Widths:
         while self.cost(at(low)) is None:
             low *= 1.1
         if not self.fits(at(low)):
-            rule = f"{self.family.__name__} needs at least {self.cost(at(low))} {self.kind}, with {at(low)}"
+            rule = f"{self.called} needs at least {self.cost(at(low))} {self.kind}, with {at(low)}"
             refuse(rule, self.most, f"Give at least that many {self.kind}, or fewer blocks.")
         high = 2 * low
         while self.fits(at(high)):
