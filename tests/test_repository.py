@@ -36,10 +36,13 @@ torch_penalties keras_penalties
 torch_recording
 torch_masks keras_masks
 torch_backend keras_backend
-keras_optimizers
+keras_optimizers keras_layers
 keras_loading
 penalties
 frameworks training
+shrinking
+edits
+replication
 masks node_scores removal
 selection allocation coupling
 families
