@@ -28,6 +28,7 @@ benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py
 	.venv/bin/python tests/benchmarks/masks.py
 	PYTHONPATH=. .venv/bin/python tests/benchmarks/nodes.py
+	.venv/bin/python tests/benchmarks/search.py
 
 clean:  ## remove what was made, except .venv and the computed rows in build/store
 	find build -mindepth 1 -maxdepth 1 ! -name store -exec rm -rf {} + 2>/dev/null || true

@@ -28,6 +28,8 @@ _HOME = {
     "shrinking": ["shrink"],
     "experiment": ["run_experiment"],
     "claims": ["claim", "replay"],
+    "found": ["Found"],
+    "searching": ["SearchSpace", "search"],
     "masks": ["Masks", "make_masks", "shuffle_masks"],
     "nodes": ["NodeMasks"],
     "coupling": ["couple"],

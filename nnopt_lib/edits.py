@@ -75,13 +75,17 @@ def deepen(
         if name.split("/")[0] in new.names
     }
     if preserve:
-        kernel_of_last = f"{[node for node in new.nodes if node.op in KERNELS][-1].name}/kernel"
-        value = carried[kernel_of_last]
-        carried[kernel_of_last] = np.zeros_like(value) if kind == "residual" else identity(value)
-        if kind == "plain" and batch_norm:  # its running mean is 0, its variance 1
-            norm = next(node for node in new.nodes if node.op == "batch_norm")
-            carried[f"{norm.name}/scale"] *= np.float32(np.sqrt(1 + norm.options["eps"]))
+        _begin_without_effect(new, carried, kind)
     return deeper, carried
+
+
+def _begin_without_effect(new: _Inserted, carried: dict[str, np.ndarray], kind: str) -> None:
+    """The last new layer becomes the identity, or 0 at the end of a branch; changes `carried` in place."""
+    last = f"{[node for node in new.nodes if node.op in KERNELS][-1].name}/kernel"
+    carried[last] = np.zeros_like(carried[last]) if kind == "residual" else identity(carried[last])
+    for node in new.nodes:
+        if kind == "plain" and node.op == "batch_norm":  # its running mean is 0, its variance 1
+            carried[f"{node.name}/scale"] *= np.float32(np.sqrt(1 + node.options["eps"]))
 
 
 class _Inserted:

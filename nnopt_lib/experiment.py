@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.clusters import on_cluster
 from nnopt_lib.store import (
     FORMAT,
     lock,
@@ -50,6 +51,7 @@ def run_experiment(
     data: Any = (),
     results_version: int = 1,
     jobs: int | None = None,
+    cluster: str | None = None,
     recompute: bool = False,
     store: Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -60,7 +62,8 @@ def run_experiment(
     - compute: function from one setting to its row (a dictionary) or rows; must not depend on anything else.
     - data: the `Data` that was used, or several; anything with a `fingerprint`.
     - results_version: raise it when `compute` changes what its numbers mean.
-    - jobs: processes; None leaves it to NNOPT_JOBS or to ``joblib.parallel_config(...)``, so to a cluster.
+    - jobs: processes; None leaves it to NNOPT_JOBS or to ``joblib.parallel_config(...)``.
+    - cluster: address of a Dask scheduler, as ``"tcp://host:8786"``; None leaves it to NNOPT_CLUSTER.
     - recompute: compute all again and replace what is stored.
     - store: folder of the records, ``build/store`` by default.
 
@@ -89,7 +92,7 @@ def run_experiment(
             if record is not None:
                 records[identity] = record
     tasks = {folder / f"{identity}.json": run for identity, run in runs.items() if identity not in records}
-    for record in _compute_all(tasks, compute, jobs, recompute):
+    for record in _compute_all(tasks, compute, jobs, recompute, cluster):
         records[record["run_id"]] = record
     _note_use(experiment, list(runs))
     return [
@@ -131,7 +134,11 @@ def _fields(setting: Any, experiment: str) -> dict[str, Any]:
 
 
 def _compute_all(
-    tasks: Mapping[Path, Task], compute: Callable[[Any], Any], jobs: int | None, recompute: bool
+    tasks: Mapping[Path, Task],
+    compute: Callable[[Any], Any],
+    jobs: int | None,
+    recompute: bool,
+    cluster: str | None,
 ) -> Iterator[dict[str, Any]]:
     """Finished records as they come; every one is on disk before it is yielded."""
     if not tasks:
@@ -144,18 +151,21 @@ def _compute_all(
         )  # it warns inside a notebook when there is no ipywidgets: text will do
         from tqdm.auto import tqdm
 
-    jobs = _jobs(jobs)
     calls = (
         joblib.delayed(_compute_one)(path, *tasks[path], compute, recompute) for path in _free_first(tasks)
     )
     # max_nbytes=None: joblib would hand large arrays over as read-only memory maps, which PyTorch warns of.
-    finished = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)(calls)
-    quiet = os.environ.get("NNOPT_PROGRESS") == "0"
-    name = next(iter(tasks)).parent.name
-    for path, record in tqdm(finished, desc=name, total=len(tasks), disable=quiet, leave=False):
-        if not path.exists():  # a cluster's node without our disk computed it
-            write_record(path, record)
-        yield record
+    with on_cluster(cluster) as remote:
+        parallel = joblib.Parallel(
+            n_jobs=jobs if remote else _jobs(jobs), return_as="generator_unordered", max_nbytes=None
+        )
+        finished = parallel(calls)
+        quiet = os.environ.get("NNOPT_PROGRESS") == "0"
+        name = next(iter(tasks)).parent.name
+        for path, record in tqdm(finished, desc=name, total=len(tasks), disable=quiet, leave=False):
+            if not path.exists():  # a cluster's node without our disk computed it
+                write_record(path, record)
+            yield record
 
 
 def _jobs(jobs: int | None) -> int | None:

@@ -22,6 +22,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
 LAYERS = """
 cli
+searching
+found
 book running validation environment
 chapters
 execution
@@ -51,7 +53,7 @@ spec
 operations
 data figures claims
 experiment drawing
-tensors
+tensors clusters
 store
 checks
 """
