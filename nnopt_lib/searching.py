@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -226,7 +227,9 @@ class _Asking:
 
 
 def _study(sampler: str, objectives: Sequence[str], seed: int) -> Any:
-    import optuna
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its progress bars miss ipywidgets inside a notebook
+        import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kinds = {
