@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_int, nearest, refuse
+from nnopt_lib.checks import check_choice, check_int, nearest, refuse
 from nnopt_lib.coupling import FIXED, Coupling, couple
 from nnopt_lib.masks import check_match
 from nnopt_lib.spec import INPUT, NetSpec, Node, initial_weights
@@ -50,10 +50,13 @@ class Replicated:
         """The description of these nodes."""
         return NetSpec(self.spec.input_shape, tuple(self.nodes()))
 
-    def carried(self, weights: Mapping[str, np.ndarray], *, divide: bool) -> dict[str, np.ndarray]:
+    def carried(
+        self, weights: Mapping[str, np.ndarray], *, divide: bool, random: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
         """New arrays: rows repeated or dropped, columns of merged channels added up.
 
-        With `divide` a repeated channel's column is shared among its copies, so that their sum stays.
+        With `divide` a repeated channel's column is shared among its copies, so that their sum stays:
+        equally, or, with `random`, every entry of it in shares of its own.
         """
         node_of = {node.name: node for node in self.spec.nodes}
         new = {}
@@ -69,10 +72,18 @@ class Replicated:
                     value = summed
                 value = value.take(index, 1)
                 if divide:
-                    copies = np.bincount(index, minlength=len(merged))[index]
-                    value = value / copies.reshape(-1, *(1,) * (value.ndim - 2)).astype(value.dtype)
+                    value = value * _shares(value, index, random)
             new[name] = value.take(self.index[owner], 0)
         return new
+
+
+def _shares(columns: np.ndarray, index: np.ndarray, random: np.random.Generator | None) -> np.ndarray:
+    """What each copy of a channel takes of a kernel (out, in, *spatial): fractions that add up to 1."""
+    size = (len(columns), len(index), *(1,) * (columns.ndim - 2))
+    parts = np.ones(size) if random is None else random.exponential(size=size)
+    whole = np.zeros((len(columns), index.max() + 1, *size[2:]))
+    np.add.at(whole.swapaxes(0, 1), index, parts.swapaxes(0, 1))
+    return (parts / whole[:, index]).astype(columns.dtype)
 
 
 def replicate(
@@ -168,6 +179,7 @@ def widen(
     *,
     weights: Weights | None = None,
     preserve: bool = True,
+    shares: str = "drawn",
     seed: int = 0,
 ) -> Any:
     """Give a layer more units or filters; layers that are coupled with it (additions, gates) follow.
@@ -176,6 +188,9 @@ def widen(
         spec: the network. node: a dense layer or a convolution. width: more than it has.
         weights: of `spec`. With `preserve` the new nodes are copies of nodes drawn by `seed`, and what reads
             them shares its weights among the copies; without it they are drawn like first weights.
+        shares: ``"drawn"`` (by `seed`), for each weight anew, or ``"equal"``, as Chen, Goodfellow & Shlens
+            (2016) do before they add noise. Copies with equal shares get equal gradients, and without noise
+            stay copies for ever; drawn shares let them part, and keep the function.
 
     Returns the new description, with `weights` also new arrays. Errors: no such layer, a width that is not
     larger, nodes that must stay as they are (`couple` says which).
@@ -186,17 +201,20 @@ def widen(
         >>> wider.parameter_shapes()["dense_1/kernel"], wider.parameter_shapes()["dense_2/kernel"]
         ((12, 4), (2, 12))
     """
+    check_choice("shares", shares, ("drawn", "equal"))
     coupling, numbers = resizable(spec, node)
     have = len(numbers)
     if check_int("width", width, at_least=1) <= have:
         refuse(f"widen needs more than the {have} nodes that {node!r} has", width)
-    drawn = np.random.default_rng(check_int("seed", seed, at_least=0)).choice(numbers, width - have)
+    random = np.random.default_rng(check_int("seed", seed, at_least=0))
+    drawn = random.choice(numbers, width - have)
     copies = 1 + np.bincount(drawn, minlength=coupling.size)
     made = replicate(coupling, copies)
     wider = made.resized()
     if weights is None:
         return wider
-    carried = made.carried(check_weights(spec, weights), divide=preserve)
+    own = random if shares == "drawn" else None
+    carried = made.carried(check_weights(spec, weights), divide=preserve, random=own)
     if not preserve:
         _redraw_copies(made, carried, initial_weights(wider, seed))
     return wider, carried

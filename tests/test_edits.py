@@ -174,7 +174,7 @@ def test_widen_is_net2wider_by_hand():
     """Copies stand beside their original; the reader's columns are divided by the number of copies."""
     spec = nnopt.mlp((3,), inputs=2, outputs=1)
     weights = drawn_weights(spec)
-    wider, new = nnopt.widen(spec, "dense_1", 5, weights=weights, seed=1)
+    wider, new = nnopt.widen(spec, "dense_1", 5, weights=weights, shares="equal", seed=1)
     source = np.array(
         [int(np.flatnonzero((weights["dense_1/kernel"] == row).all(1))[0]) for row in new["dense_1/kernel"]]
     )
@@ -185,6 +185,26 @@ def test_widen_is_net2wider_by_hand():
         new["dense_2/kernel"][0], (weights["dense_2/kernel"][0] / counts)[source], rtol=1e-6
     )
     assert wider == nnopt.mlp((5,), inputs=2, outputs=1)
+
+
+def twins(kernel):
+    return [(i, j) for i in range(len(kernel)) for j in range(i) if np.array_equal(kernel[i], kernel[j])]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("shares", ["equal", "drawn"])
+def test_copies_part_in_training_with_drawn_shares_and_never_with_equal_ones(shares, optimizer):
+    digits = nnopt.load_data("digits")
+    spec = nnopt.mlp((6,), inputs=64, outputs=10)
+    wider, weights = nnopt.widen(spec, "dense_1", 11, weights=initial_weights(spec, 3), shares=shares)
+    assert len(twins(weights["dense_1/kernel"])) >= 5
+    model = nnopt.build(wider)
+    nnopt.set_weights(model, weights)
+    recipe = nnopt.Training(epochs=1, learning_rate=0.01, optimizer=optimizer)
+    nnopt.fit(model, digits, recipe, device="cpu")
+    left = twins(nnopt.get_weights(model)["dense_1/kernel"].round(4))
+    assert (left == []) if shares == "drawn" else (len(left) >= 5)
 
 
 def test_widen_takes_all_coupled_layers_along():
@@ -284,6 +304,10 @@ def weighed(spec):
         (
             lambda: nnopt.deepen(MLP, "activaton_1"),
             "the network has no node 'activaton_1'. Did you mean 'activation_1'?",
+        ),
+        (
+            lambda: nnopt.widen(MLP, "dense_1", 12, shares="uneven"),
+            "shares must be one of drawn, equal; received 'uneven'.",
         ),
         (
             lambda: nnopt.deepen(MLP, "dense_3"),
