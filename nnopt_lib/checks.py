@@ -59,14 +59,27 @@ def check_int(what: str, value: Any, *, at_least: int, at_most: int | None = Non
     return number
 
 
-def check_number(what: str, value: Any, *, at_least: float = -math.inf, above: float | None = None) -> float:
-    """`value` as float if it is a finite number, at least `at_least` and (where given) above `above`."""
+def check_number(
+    what: str,
+    value: Any,
+    *,
+    at_least: float = -math.inf,
+    above: float | None = None,
+    below: float = math.inf,
+) -> float:
+    """`value` as float if it is a finite number, at least `at_least`, above `above` and below `below`."""
     bound = f"above {above}" if above is not None else f"at least {at_least}"
     rule = f"{what} must be a finite number" + ("" if bound == "at least -inf" else f", {bound}")
+    rule += "" if below == math.inf else f", below {below:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
         refuse(rule, repr(value))
     number = float(value)
-    if not math.isfinite(number) or number < at_least or (above is not None and number <= above):
+    if (
+        not math.isfinite(number)
+        or number < at_least
+        or (above is not None and number <= above)
+        or number >= below
+    ):
         refuse(rule, f"{number:g}")
     return number
 

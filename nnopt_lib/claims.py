@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, refuse
+from nnopt_lib.experiment import rows_read
 from nnopt_lib.store import plain, project_root, write_atomically
 
 MARKS = {"V": "read in the primary source", "V2": "read in a secondary source", "M": "from memory"}
@@ -99,5 +100,7 @@ def _record(chapter: str, id: str, record: dict[str, Any]) -> None:
     except (OSError, ValueError):
         records = []  # none yet, or damaged: the chapter that is running writes all of them again
     records = [old for old in records if old.get("id") != id]
-    new = plain({"chapter": chapter, "id": id, **record}, f"the numbers of claim {id}")
+    new = plain(
+        {"chapter": chapter, "id": id, **record, "rests_on": rows_read()}, f"the numbers of claim {id}"
+    )
     write_atomically(file, json.dumps([*records, new], indent=1, ensure_ascii=False) + "\n")

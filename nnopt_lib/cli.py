@@ -143,21 +143,30 @@ def figures(
         list[str] | None, typer.Argument(metavar="[NAME|NN]...", help="figures or chapters")
     ] = None,
     style: Annotated[str, typer.Option(help="screen or paper")] = "screen",
-    width_inches: Annotated[float | None, typer.Option(help="column width")] = None,
-    formats: Annotated[str, typer.Option(help="any of svg,pdf,png")] = "svg,pdf,png",
+    width: Annotated[float | None, typer.Option(help="of the column, in inches")] = None,
+    form: Annotated[str, typer.Option("--format", help="any of svg,pdf,png")] = "svg,pdf,png",
     out: Annotated[Path | None, typer.Option(help="folder; build/figures by default")] = None,
+    own: Annotated[bool, typer.Option("--own", help="of your last run, not those published")] = False,
     only_list: Annotated[bool, typer.Option("--list", help="print the names and stop")] = False,
+    verify: Annotated[
+        Path | None, typer.Option(help="a folder drawn earlier: is it still what the code gives?")
+    ] = None,
 ) -> None:
     """Draw figures again from the rows stored with them: one, a chapter's, or all.
 
+    Beside each picture: its rows as CSV and as a LaTeX table, what its chapter cites as BibTeX, a manifest.
+
     \b
     nnopt figures --list
-    nnopt figures 01-held-out --style paper --width-inches 3.3 --out figures
-    nnopt figures 02 --formats pdf
+    nnopt figures 01-held-out --style paper --width 3.25 --format pdf --out figures
+    nnopt figures --verify figures
     """
     from nnopt_lib.checks import nearest
-    from nnopt_lib.figures import list_figures, redraw
+    from nnopt_lib.figures import WIDEST_INCHES, list_figures, redraw
 
+    if verify is not None:
+        _verify_figures(verify)
+        return
     known = list(list_figures())
     for name in names or []:
         if not _matching(name, known):
@@ -166,12 +175,25 @@ def figures(
                 None,
                 nearest(name, known) if known else "Run its chapter first.",
             )
-    if width_inches is not None:
-        check_number("--width-inches", width_inches, above=0)
+    if width is not None:
+        check_number("--width", width, above=0, below=WIDEST_INCHES)
     for name in [one for one in known if not names or any(_matching(text, [one]) for text in names)]:
         if not only_list:
-            redraw(name, style=style, width_inches=width_inches, formats=tuple(formats.split(",")), out=out)
+            redraw(name, style=style, width_inches=width, formats=tuple(form.split(",")), out=out, own=own)
         typer.echo(name)
+
+
+def _verify_figures(folder: Path) -> None:
+    from nnopt_lib.figures import verify
+
+    found = verify(folder)
+    for file, verdict in found.items():
+        typer.echo(f"{file:40} {verdict}")
+    off = [file for file, verdict in found.items() if verdict != "same"]
+    if off:
+        refuse(
+            f"all files in {folder} must be what the rows give now", f"{len(off)} that are not", "Draw again."
+        )
 
 
 def _matching(text: str, known: Sequence[str]) -> list[str]:

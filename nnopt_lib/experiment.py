@@ -224,8 +224,17 @@ def _rows(rows: Any, base: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(plain(rows, what))
 
 
+_READ: dict[str, None] = {}  # experiments, in the order in which this process read them
+
+
+def rows_read() -> list[str]:
+    """The experiments whose rows this process has read so far: what a figure or a claim made now rests on."""
+    return list(_READ)
+
+
 def _note_use(experiment: str, run_ids: list[str]) -> None:
     """Tell `nnopt run`, which names a file in NNOPT_USED, what a chapter used: this is what it publishes."""
+    _READ[experiment] = None
     note = os.environ.get("NNOPT_USED")
     if note:
         with writing(Path(note)), open(note, "a", encoding="utf-8") as file:

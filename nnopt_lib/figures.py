@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import inspect
-import io
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,11 @@ from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, nearest, refuse
 from nnopt_lib.drawing import FORMATS, KINDS, STYLES, Rows, render
-from nnopt_lib.experiment import provenance
+from nnopt_lib.experiment import provenance, rows_read
+from nnopt_lib.papers import as_csv, as_latex, references_of
 from nnopt_lib.store import plain, project_root, write_atomically
+
+WIDEST_INCHES = 100.0  # wider is a slip of units
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
         alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.
 
     Writes ``build/figures/<name>/``: figure.json and what `redraw` writes, the picture as .svg, .pdf and
-    .png, the rows as .csv and the .manifest.json (options, run ids, seeds, versions, commit).
+    .png, the rows as .csv and as a LaTeX table, what its chapter cites as .bib, and the .manifest.json
+    (options, run ids, seeds, versions, commit, a hash of each file).
     Returns what a notebook cell shows as its last value.
     Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack.
 
@@ -63,11 +66,11 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
         refuse(f"figure {name} needs an alternative text", repr(alt))
     _check_options(name, kind, options)
     figure = {"format": 1, "name": name, "kind": kind, "alt": alt, "options": options}
-    figure |= {"rows": [dict(row) for row in rows], "provenance": provenance()}
+    figure |= {"rows": [dict(row) for row in rows], "rests_on": rows_read(), "provenance": provenance()}
     figure = plain(figure, f"figure {name}")
     folder = project_root() / "build" / "figures" / name
     try:
-        _write(figure, "screen", None, FORMATS, folder)
+        _write(figure, "screen", None, FORMATS, folder, own=True)
     except KeyError as error:
         refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
     write_atomically(folder / "figure.json", json.dumps(figure, indent=1, ensure_ascii=False) + "\n")
@@ -75,14 +78,28 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
 
 
 def _write(
-    figure: Mapping[str, Any], style: str, width_inches: float | None, formats: Sequence[str], folder: Path
+    figure: Mapping[str, Any],
+    style: str,
+    width_inches: float | None,
+    formats: Sequence[str],
+    folder: Path,
+    own: bool,
 ) -> list[Path]:
     """Draw, then write the pictures, the rows and the manifest; nothing is written if drawing fails."""
+    name, rows = figure["name"], figure["rows"]
     files: dict[str, str | bytes] = {**render(figure, style, width_inches, formats)}
-    files |= {"csv": _as_csv(figure["rows"]), "manifest.json": json.dumps(_manifest(figure), indent=1) + "\n"}
+    files |= {"csv": as_csv(rows), "tex": as_latex(rows), "bib": references_of(name)}
+    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": own}
+    hashes = {f"{name}.{ending}": _hash(content) for ending, content in files.items()}
+    manifest = {**_manifest(figure), "drawn": drawn, "files": hashes}
+    files["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
     for ending, content in files.items():
-        write_atomically(folder / f"{figure['name']}.{ending}", content)
-    return [folder / f"{figure['name']}.{ending}" for ending in files]
+        write_atomically(folder / f"{name}.{ending}", content)
+    return [folder / f"{name}.{ending}" for ending in files]
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
@@ -96,38 +113,29 @@ def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
             refuse(f"figure {name}: {kind} needs the option {option!r}")
 
 
-def _as_csv(rows: Rows) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
     """Where a figure comes from: how it was drawn, the runs and seeds behind it, versions, commit.
 
     Versions, hardware and commit are those under which it was saved, wherever it is drawn again.
     """
     rows = figure["rows"]
-    described = {key: figure[key] for key in ("name", "kind", "alt", "options")}
+    described = {key: figure.get(key) for key in ("name", "kind", "alt", "options", "rests_on")}
     found = {
         plural: sorted({row[one] for row in rows if row.get(one) is not None})
         for plural, one in (("run_ids", "run_id"), ("seeds", "seed"))
     }
-    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    digest = _hash(json.dumps(rows, sort_keys=True))
     return {**described, **found, "rows_sha256": digest, **figure["provenance"]}
 
 
-def _stored(name: str) -> Path | None:
-    """Where a figure can be drawn again from: what this machine made, else what is published."""
+def _stored(name: str, own: bool) -> Path | None:
+    """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
     root = project_root()
-    places = (
-        root / "build" / "figures" / name / "figure.json",
+    places = [
         root / "chapters" / "results" / "figures" / f"{name}.json",
-    )
-    return next((place for place in places if place.is_file()), None)
+        root / "build" / "figures" / name / "figure.json",
+    ]
+    return next((place for place in (places[::-1] if own else places) if place.is_file()), None)
 
 
 def list_figures() -> list[str]:
@@ -145,6 +153,7 @@ def redraw(
     width_inches: float | None = None,
     formats: Sequence[str] = FORMATS,
     out: Path | None = None,
+    own: bool = False,
 ) -> list[Path]:
     """Draw a stored figure again, from its rows alone.
 
@@ -153,15 +162,17 @@ def redraw(
         width_inches: of the figure; by default the style's own (7 and 3.25).
         formats: of ``svg``, ``pdf``, ``png``.
         out: folder; by default ``build/figures/<name>``, in the paper style its sub-folder ``paper``.
+        own: draw what this machine saved last, in whatever profile, although another is published.
 
-    Returns the files written, the rows as CSV and the manifest among them. An unknown name is refused.
+    Returns the files written: pictures, rows as CSV and as a LaTeX table, BibTeX, manifest. An unknown name
+    is refused.
     """
     check_choice("style", style, STYLES)
     for form in formats:
         check_choice("format", form, FORMATS)
     if width_inches is not None:
-        check_number("width_inches", width_inches, above=0)
-    place = _stored(name)
+        check_number("width_inches", width_inches, above=0, below=WIDEST_INCHES)
+    place = _stored(name, own)
     if place is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
     try:
@@ -169,4 +180,43 @@ def redraw(
     except ValueError as error:
         refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
     folder = out or project_root() / "build" / "figures" / name / ("paper" if style == "paper" else ".")
-    return _write(figure, style, width_inches, formats, folder)
+    return _write(figure, style, width_inches, formats, folder, own)
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """Whether figures that `redraw` once wrote into `folder` are still what code and rows give.
+
+    Returns, for each file that a manifest there lists, ``same``, ``missing``, ``changed by hand``, ``stale``
+    with the reason (other rows, another bibliography or drawing), or ``no longer a figure``.
+    Refuses a folder without a manifest, and a manifest that cannot be read.
+    """
+    manifests = sorted(folder.glob("*.manifest.json"))
+    if not manifests:
+        rule = "--verify needs a folder that nnopt figures --out has written, with a .manifest.json"
+        refuse(rule, folder)
+    found: dict[str, str] = {}
+    for path in manifests:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
+        except (ValueError, KeyError, TypeError) as error:
+            refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
+        found |= {file: _on_disk(folder / file, digest) for file, digest in hashes.items()}
+        if name not in list_figures():
+            found |= dict.fromkeys(hashes, "no longer a figure")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            redraw(name, **drawn, out=Path(scratch))
+            now = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
+        drawing = "its rows changed" if now["rows_sha256"] != manifest["rows_sha256"] else "it is drawn anew"
+        for file, digest in hashes.items():
+            if found[file] == "same" and now["files"].get(file) != digest:
+                why = "what its chapter cites changed" if file.endswith(".bib") else drawing
+                found[file] = f"stale, since {why}"
+    return found
+
+
+def _on_disk(file: Path, digest: str) -> str:
+    if not file.is_file():
+        return "missing"
+    return "same" if _hash(file.read_bytes()) == digest else "changed by hand"

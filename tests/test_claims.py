@@ -1,9 +1,16 @@
+import dataclasses
 import json
 
 import pytest
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.claims import claim, replay
+from nnopt_lib.experiment import run_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    seed: int = 0
 
 
 @pytest.fixture
@@ -17,7 +24,17 @@ def test_a_claim_is_printed_and_recorded(records, capsys):
     claim("00-demo", "more", "Two is more than one.", holds=True, mean=2.0)
     assert capsys.readouterr().out == "✓ Two is more than one.\n"
     expected = {"chapter": "00-demo", "id": "more", "kind": "claim", "sentence": "Two is more than one."}
-    assert records() == [{**expected, "holds": True, "numbers": {"mean": 2.0}}]
+    (record,) = records()
+    assert record == {**expected, "holds": True, "numbers": {"mean": 2.0}, "rests_on": record["rests_on"]}
+
+
+def test_a_claim_names_the_experiments_that_were_read_before_it(records, tmp_path):
+    run_experiment("00-before", [Nothing()], lambda setting: {"y": 1})
+    claim("00-demo", "first", "One.", holds=True)
+    run_experiment("00-after", [Nothing()], lambda setting: {"y": 1})
+    claim("00-demo", "second", "Two.", holds=True)
+    first, second = (one["rests_on"] for one in records())
+    assert "00-before" in first and "00-after" not in first and first + ["00-after"] == second
 
 
 def test_a_claim_that_does_not_hold_is_said_and_kept(records, capsys):

@@ -208,22 +208,21 @@ def test_book_executes_what_is_stale_and_hands_the_notebooks_on(capsys, project,
 def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(capsys, monkeypatch):
     drawn = []
     fake = SimpleNamespace(
+        WIDEST_INCHES=100.0,
         list_figures=lambda: ["01-held-out", "01-scaling", "02-roofline"],
         redraw=lambda name, **options: drawn.append((name, options)),
     )
     monkeypatch.setitem(sys.modules, "nnopt_lib.figures", fake)
     assert run(capsys, "figures", "--list") == (0, "01-held-out\n01-scaling\n02-roofline\n", "")
     assert drawn == []
-    assert (
-        run(capsys, "figures", "1", "--style", "paper", "--width-inches", "3.3", "--formats", "pdf")[0] == 0
-    )
-    options = {"style": "paper", "width_inches": 3.3, "formats": ("pdf",), "out": None}
+    assert run(capsys, "figures", "1", "--style", "paper", "--width", "3.3", "--format", "pdf")[0] == 0
+    options = {"style": "paper", "width_inches": 3.3, "formats": ("pdf",), "out": None, "own": False}
     assert drawn == [("01-held-out", options), ("01-scaling", options)]
     assert run(capsys, "figures", "02-rofline") == (
         1, "", "nnopt: there is no figure '02-rofline'. Did you mean '02-roofline'?\n"
     )  # fmt: skip
-    assert run(capsys, "figures", "--width-inches", "0") == (
-        1, "", "nnopt: --width-inches must be a finite number, above 0; received 0.\n"
+    assert run(capsys, "figures", "--width", "0") == (
+        1, "", "nnopt: --width must be a finite number, above 0, below 100; received 0.\n"
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nnopt_lib import drawing, figures
+from nnopt_lib import drawing, figures, papers
 from nnopt_lib.checks import NnoptError
 
 INTERVALS = [
@@ -68,7 +68,8 @@ def save(kind, name="01-demo", **changes):
 def test_a_figure_is_saved_in_all_forms_with_its_rows_and_manifest(kind, home):
     name, folder = f"01-{kind}", home / "build" / "figures" / f"01-{kind}"
     assert {path.name for path in folder.iterdir()} == {
-        *(f"{name}.svg", f"{name}.pdf", f"{name}.png", f"{name}.csv", f"{name}.manifest.json", "figure.json")
+        *(f"{name}.{ending}" for ending in ("svg", "pdf", "png", "csv", "tex", "bib", "manifest.json")),
+        "figure.json",
     }
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert [{k: v for k, v in row.items() if v} for row in rows] == [
@@ -105,7 +106,7 @@ def test_a_published_figure_is_redrawn_without_a_run(home, tmp_path, monkeypatch
     written = figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "out")
     manifest = json.loads((tmp_path / "out" / "01-intervals.manifest.json").read_text())
     assert manifest["versions"]["numpy"] and manifest["commit"] != "of another machine"
-    endings = {"svg", "csv", "manifest.json"}
+    endings = {"svg", "csv", "tex", "bib", "manifest.json"}
     assert {path.name for path in written} == {f"01-intervals.{ending}" for ending in endings}
     assert written[0].read_bytes() == (made / "01-intervals.svg").read_bytes()
 
@@ -116,6 +117,111 @@ def test_paper_style_has_column_width_and_embedded_fonts(home, tmp_path):
     width, _ = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", content).groups()
     assert float(width) == pytest.approx(3.3 * 72, abs=0.01)
     assert b"/FontFile2" in content and b"/Type3" not in content
+
+
+@pytest.fixture
+def paper(home, tmp_path, monkeypatch):
+    """A project with one published figure, its chapter and a bibliography, and the figure drawn for a paper."""
+    root, folder = tmp_path / "project", tmp_path / "paper"
+    for name in ("chapters/results/figures", "book"):
+        (root / name).mkdir(parents=True)
+    made = home / "build" / "figures" / "01-intervals" / "figure.json"
+    (root / "chapters/results/figures/01-intervals.json").write_bytes(made.read_bytes())
+    (root / "chapters/01-first.md").write_text("As {cite}`ada1843notes` and {cite:t}`bob2000other, eve` say.")
+    entry = "@article{%s,\n author = {Lovelace, Ada},\n title = {{Notes}},\n year = {1843}\n}\n"
+    bib = "".join(entry % key for key in ("ada1843notes", "bob2000other", "nobody"))
+    (root / "book/references.bib").write_text(bib)
+    monkeypatch.setenv("NNOPT_HOME", str(root))
+    figures.redraw("01-intervals", style="paper", width_inches=3.25, formats=["pdf", "svg"], out=folder)
+    return root, folder
+
+
+def test_what_is_published_is_drawn_unless_ones_own_is_asked_for(paper, tmp_path):
+    root, _ = paper
+    figure = json.loads((root / "chapters/results/figures/01-intervals.json").read_text())
+    figure["rows"][0]["mean"] = 0.945
+    made = root / "build/figures/01-intervals"
+    made.mkdir(parents=True)
+    (made / "figure.json").write_text(json.dumps(figure))
+    for own, mean in ((False, "0.94"), (True, "0.945")):
+        figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "out", own=own)
+        assert (tmp_path / "out/01-intervals.csv").read_text().splitlines()[1].split(",")[1] == mean
+        assert set(figures.verify(tmp_path / "out").values()) == {"same"}
+
+
+def test_a_paper_gets_a_table_and_the_references_of_the_chapter(paper):
+    from pybtex.database import parse_string
+
+    _, folder = paper
+    known = parse_string((folder / "01-intervals.bib").read_text(), "bibtex").entries
+    assert sorted(known) == ["ada1843notes", "bob2000other"]
+    assert (folder / "01-intervals.tex").read_text().splitlines() == [
+        r"\begin{tabular}{lrrrrlr}",
+        r"\hline",
+        r"label & mean & low & high & printed & run id & seed \\",
+        r"\hline",
+        r"network & 0.94 & 0.93 & 0.95 & 0.97 & b & 1 \\",
+        r"logistic & 0.92 & 0.91 & 0.93 & 0.94 & a & 0 \\",
+        r"\hline",
+        r"\end{tabular}",
+    ]
+
+
+def test_what_latex_would_read_as_its_own_is_written_out():
+    rows = [{"name_of": "5 % of a_b & c\\d", "value": -0.000012345, "none": None}]
+    body = papers.as_latex(rows).splitlines()
+    assert body[2] == r"name of & value & none \\"
+    assert body[4] == r"5 \% of a\_b \& c\textbackslash{}d & $-1.234 \times 10^{-5}$ & -- \\"
+
+
+def test_a_paper_is_verified_as_long_as_nothing_changed(paper):
+    _, folder = paper
+    endings = ("pdf", "svg", "csv", "tex", "bib")
+    assert figures.verify(folder) == {f"01-intervals.{ending}": "same" for ending in endings}
+
+
+def test_verify_tells_hands_rows_and_loss_apart(paper):
+    root, folder = paper
+    (folder / "01-intervals.tex").write_text("polished")
+    (folder / "01-intervals.svg").unlink()
+    assert figures.verify(folder) == {
+        "01-intervals.pdf": "same",
+        "01-intervals.svg": "missing",
+        "01-intervals.csv": "same",
+        "01-intervals.tex": "changed by hand",
+        "01-intervals.bib": "same",
+    }
+    published = root / "chapters/results/figures/01-intervals.json"
+    figure = json.loads(published.read_text())
+    figure["rows"][0]["mean"] = 0.945
+    published.write_text(json.dumps(figure))
+    found = figures.verify(folder)
+    assert found["01-intervals.pdf"] == found["01-intervals.csv"] == "stale, since its rows changed"
+    assert found["01-intervals.tex"] == "changed by hand" and found["01-intervals.bib"] == "same"
+    (root / "chapters/01-first.md").write_text("As {cite}`nobody` says.")
+    assert figures.verify(folder)["01-intervals.bib"] == "stale, since what its chapter cites changed"
+    published.unlink()
+    assert set(figures.verify(folder).values()) == {"no longer a figure"}
+
+
+def test_verify_needs_a_manifest_that_can_be_read(paper, tmp_path):
+    with pytest.raises(NnoptError) as error:
+        figures.verify(tmp_path / "nowhere")
+    rule = "--verify needs a folder that nnopt figures --out has written, with a .manifest.json"
+    assert str(error.value) == f"{rule}; received {tmp_path / 'nowhere'}."
+    manifest = paper[1] / "01-intervals.manifest.json"
+    manifest.write_text("{}")
+    with pytest.raises(NnoptError) as error:
+        figures.verify(paper[1])
+    rule = f"{manifest} must be a whole manifest of nnopt figures; received KeyError('name')."
+    assert str(error.value) == f"{rule} Draw the figure again."
+
+
+def test_an_out_folder_that_is_a_file_leaves_the_file_as_it_was(paper, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NnoptError, match=r"could not be written: (Not a directory|File exists)"):
+        figures.redraw("01-intervals", out=tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -258,7 +364,19 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
         ),
         (
             lambda: figures.redraw("01-demo", width_inches=0),
-            "width_inches must be a finite number, above 0; received 0.",
+            "width_inches must be a finite number, above 0, below 100; received 0.",
+        ),
+        (
+            lambda: figures.redraw("01-demo", width_inches=float("nan")),
+            "width_inches must be a finite number, above 0, below 100; received nan.",
+        ),
+        (
+            lambda: figures.redraw("01-demo", width_inches=-3.25),
+            "width_inches must be a finite number, above 0, below 100; received -3.25.",
+        ),
+        (
+            lambda: figures.redraw("01-demo", width_inches=3.25e4),
+            "width_inches must be a finite number, above 0, below 100; received 32500.",
         ),
         (
             lambda: figures.redraw("01-demo", formats=["gif"]),

@@ -52,7 +52,7 @@ builders scores schedules
 spec
 operations
 data figures claims
-experiment drawing
+experiment drawing papers
 tensors clusters
 store
 checks
