@@ -14,15 +14,16 @@ setup: $(STAMP)  ## make .venv with the locked dependencies and the package itse
 book: setup  ## execute the chapters that are stale and build book/_build/html/index.html
 	$(NNOPT) book
 
-test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval (also on one slow thread), book
+test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval (also on one slow thread), book, its pages in a browser
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest
-	$(NNOPT) run --profile quick -p recompute true
-	$(NNOPT) check
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check
-	$(NNOPT) book
+	.venv/bin/python -m pytest -m "not browser"
+	$(NNOPT) run --profile quick -p recompute true --jobs 2
+	$(NNOPT) check --jobs 2
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check --jobs 2
+	$(NNOPT) book --jobs 2
+	.venv/bin/python -m pytest -m browser
 
 benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py

@@ -11,15 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
-from nnopt_lib.claims import published_band
+from nnopt_lib.pages import fill
 from nnopt_lib.store import project_root, write_atomically, writing
 
-PAGES_OF_RECORDS = {"status.md": "nnopt:status", "ledger.md": "nnopt:ledger"}
 RENDERERS = ("jupyter-book", "myst-nb", "Sphinx", "sphinx-book-theme", "sphinxcontrib-bibtex")
 
 
@@ -98,11 +97,8 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     claims = {  # of this very run where they are known, else those published with the repository
         stem: run.get("claims") or _read_json(stored / f"{stem}.json") or [] for stem, run in runs.items()
     }
-    generated = {"status.md": status_tables(titles, runs), "ledger.md": ledger_tables(titles, claims)}
-    for name, mark in PAGES_OF_RECORDS.items():
-        page = source / "book" / name
-        text = page.read_text(encoding="utf-8").replace(f"<!-- {mark} -->", generated[name])
-        page.write_text(text, encoding="utf-8")
+    for page in (source / "book").glob("*.md"):
+        page.write_text(fill(page, titles, runs, claims), encoding="utf-8")
 
 
 def _table_of_contents(planned: dict[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:
@@ -136,63 +132,6 @@ def _title(notebook: Path) -> str:
         if cell["cell_type"] == "markdown" and heading:
             return heading[1]
     refuse("a chapter must have a title, a markdown line beginning with `# `", notebook.name)
-
-
-def status_tables(titles: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Markdown tables of when, how long and on what each chapter was executed, from the runner's records."""
-    times, machines = [], []
-    for stem, title in sorted(titles.items()):
-        chapter, run = f"[{stem[:2]} · {title}](../chapters/{stem}.ipynb)", runs.get(stem)
-        if not run:
-            times.append([chapter, "no record", *[""] * 6])
-            continue
-        origin = {"versions": {}, "hardware": {}, "commit": None} | run.get("provenance", {})
-        packages = ("python", "numpy", "torch", "tensorflow", "keras")
-        versions = [origin["versions"].get(name) or "–" for name in packages]
-        finished = str(run["finished_at"])[:16].replace("T", " ")
-        times.append([chapter, f"{run['duration_seconds']:.1f}", finished, *versions])
-        if hardware := origin["hardware"]:
-            memory = f"{hardware['memory_bytes'] / 2**30:.1f}"
-            commit = origin["commit"] or "not under version control"
-            commit = f"`{commit[:10]}{'+changes' if commit.endswith('+changes') else ''}`"
-            accelerator = hardware.get("accelerator") or "none"
-            machines.append([chapter, hardware["cpu"], hardware["cores"], memory, accelerator, commit])
-    heads = ["Chapter", "Seconds", "Finished (UTC)", "Python", "NumPy", "PyTorch", "TensorFlow", "Keras"]
-    text = _table(heads, times)
-    if machines:
-        heads = ["Chapter", "Processor", "Cores", "Memory (GiB)", "Accelerator", "Commit"]
-        text += "\n\n" + _table(heads, machines)
-    return text
-
-
-def ledger_tables(titles: Mapping[str, str], records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Markdown tables of the claims and replays that the chapters recorded, one section per chapter."""
-    sections = []
-    for stem, title in sorted(titles.items()):
-        section = [f"## {stem[:2]} · {title}"]
-        replays = [record for record in records[stem] if record["kind"] == "replay"]
-        claims = [record for record in records[stem] if record["kind"] == "claim"]
-        if replays:
-            heads = ["Quantity", "Published", "Mark", "Source", "Measured here", "Verdict"]
-            section.append(_table(heads, [_replay_row(record) for record in replays]))
-        if claims:
-            holds = {True: "holds", False: "**does not hold**"}
-            section.append(_table(["", "Claim"], [[holds[one["holds"]], one["sentence"]] for one in claims]))
-        if not records[stem]:
-            section.append("No claim was recorded.")
-        sections.append("\n\n".join(section))
-    return "\n\n".join(sections) or "No chapter has been executed yet."
-
-
-def _replay_row(record: Mapping[str, Any]) -> list[str]:
-    measured = f"{record['mean']:#.4g} [{record['low']:#.4g}, {record['high']:#.4g}]"
-    source = f"{{cite:t}}`{record['source']}`"
-    return [record["quantity"], published_band(record), record["mark"], source, measured, record["verdict"]]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _run_jupyter_book(source: Path, output: Path, log: Path) -> None:

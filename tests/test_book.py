@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nnopt_lib import book
+from nnopt_lib import book, pages
 from nnopt_lib.checks import NnoptError
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def test_status_comes_from_the_records_of_runs() -> None:
             "commit": "0123456789abcdef+changes",
         },
     }
-    text = book.status_tables({STEM: "What?", "02-cost": "How much?"}, {STEM: record})
+    text = pages.status_tables({STEM: "What?", "02-cost": "How much?"}, {STEM: record})
     link = f"[01 · What?](../chapters/{STEM}.ipynb)"
     assert f"| {link} | 61.2 | 2026-01-02 03:04 | 3.11.9 | 2.4.6 | 2.13.0 | – | 3.15.1 |" in text
     assert f"| {link} | A \\| B | 2 | 3.0 | none | `0123456789+changes` |" in text
@@ -133,7 +133,7 @@ CLAIMS = [
 
 
 def test_ledger_shows_claims_that_fail_and_replays_with_both_intervals() -> None:
-    text = book.ledger_tables({STEM: "What?", "02-cost": "How much?"}, {STEM: CLAIMS, "02-cost": []})
+    text = pages.ledger_tables({STEM: "What?", "02-cost": "How much?"}, {STEM: CLAIMS, "02-cost": []})
     assert "## 01 · What?" in text
     assert "| holds | So it is. |" in text
     assert "| **does not hold** | So it is not. |" in text
@@ -149,7 +149,7 @@ def test_ledger_reads_what_claim_and_replay_record(tmp_path: Path, monkeypatch: 
     claim(STEM, "more", "Two is more than one.", holds=True)
     replay(STEM, "x", quantity="q", published=1, measured=(3, 2, 4), mark="M", source="s", because="of rain")
     records = json.loads((tmp_path / "build" / "claims" / f"{STEM}.json").read_text(encoding="utf-8"))
-    text = book.ledger_tables({STEM: "What?"}, {STEM: records})
+    text = pages.ledger_tables({STEM: "What?"}, {STEM: records})
     assert "| holds | Two is more than one. |" in text
     assert "| q | 1 | M | {cite:t}`s` | 3.000 [2.000, 4.000] | replayed, differs, because of rain |" in text
 
@@ -227,10 +227,19 @@ class Assets(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with the real pages of the book and nothing else."""
+    """A project with the real pages of the book, but those made of all chapters, and nothing else."""
     root = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("_build"))
     (root / "chapters").mkdir()
+    contents = {
+        **PLANNED,
+        "parts": [{**part, "chapters": list(part["chapters"])} for part in PLANNED["parts"]],
+    }
+    for page in ("questions", "play"):  # they need every chapter: tests/test_pages.py
+        (root / "book" / f"{page}.md").unlink()
+        for part in contents["parts"]:
+            part["chapters"] = [entry for entry in part["chapters"] if entry["file"] != f"book/{page}"]
+    (root / "book" / "_toc.yml").write_text(yaml.safe_dump(contents), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNOPT_HOME", str(root))
         yield root

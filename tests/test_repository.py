@@ -25,6 +25,8 @@ cli
 searching
 found
 book running validation environment
+pages
+play
 chapters
 execution
 budgets

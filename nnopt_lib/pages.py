@@ -1,0 +1,115 @@
+"""What the book's pages show of the records: runs, claims and replays, figures to play with.
+
+A page marks the place with a comment, such as ``<!-- nnopt:ledger -->``, replaced when the book is built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import nearest, refuse
+from nnopt_lib.claims import published_band
+from nnopt_lib.play import front_widget, masks_widget
+
+Records = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def fill(
+    page: Path, titles: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]], claims: Records
+) -> str:
+    """The text of a page with its marks replaced; a mark that nothing answers to is refused by name.
+
+    ``nnopt:claim 04-width/descent-up`` becomes the claim's sentence, with its verdict, or the replay's.
+    """
+    makers = {
+        "status": lambda: status_tables(titles, runs),
+        "ledger": lambda: ledger_tables(titles, claims),
+        "play-masks": masks_widget,
+        "play-front": front_widget,
+    }
+
+    def replaced(mark: re.Match[str]) -> str:
+        what, name = mark[1], mark[2]
+        if what == "claim":
+            return _sentence(page, name, claims)
+        if what not in makers:
+            refuse(f"book/{page.name} has a mark that nothing answers to", what, nearest(what, makers))
+        return makers[what]()
+
+    text = page.read_text(encoding="utf-8")
+    return re.sub(r"<!-- nnopt:([\w-]+)(?: ([^>]+?))? -->", replaced, text)
+
+
+def _sentence(page: Path, name: str, claims: Records) -> str:
+    found = {f"{stem}/{record['id']}": record for stem, records in claims.items() for record in records}
+    if name not in found:
+        rule = f"book/{page.name} tells a claim that no chapter has recorded"
+        refuse(rule, repr(name), nearest(name, found) if found else "Run the chapters first.")
+    record, chapter = found[name], name.partition("/")[0]
+    if record["kind"] == "claim":
+        verdict = "holds" if record["holds"] else "**does not hold**"
+        sentence = record["sentence"]
+    else:
+        *row, verdict = _replay_row(record)
+        sentence = f"{row[0]}: published {row[1]}, measured {row[4]}."
+    return f"{sentence} *({verdict}; [chapter {chapter[:2]}](../chapters/{chapter}.ipynb))*"
+
+
+def status_tables(titles: Mapping[str, str], runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown tables of when, how long and on what each chapter was executed, from the runner's records."""
+    times, machines = [], []
+    for stem, title in sorted(titles.items()):
+        chapter, run = f"[{stem[:2]} · {title}](../chapters/{stem}.ipynb)", runs.get(stem)
+        if not run:
+            times.append([chapter, "no record", *[""] * 6])
+            continue
+        origin = {"versions": {}, "hardware": {}, "commit": None} | run.get("provenance", {})
+        packages = ("python", "numpy", "torch", "tensorflow", "keras")
+        versions = [origin["versions"].get(name) or "–" for name in packages]
+        finished = str(run["finished_at"])[:16].replace("T", " ")
+        times.append([chapter, f"{run['duration_seconds']:.1f}", finished, *versions])
+        if hardware := origin["hardware"]:
+            memory = f"{hardware['memory_bytes'] / 2**30:.1f}"
+            commit = origin["commit"] or "not under version control"
+            commit = f"`{commit[:10]}{'+changes' if commit.endswith('+changes') else ''}`"
+            accelerator = hardware.get("accelerator") or "none"
+            machines.append([chapter, hardware["cpu"], hardware["cores"], memory, accelerator, commit])
+    heads = ["Chapter", "Seconds", "Finished (UTC)", "Python", "NumPy", "PyTorch", "TensorFlow", "Keras"]
+    text = _table(heads, times)
+    if machines:
+        heads = ["Chapter", "Processor", "Cores", "Memory (GiB)", "Accelerator", "Commit"]
+        text += "\n\n" + _table(heads, machines)
+    return text
+
+
+def ledger_tables(titles: Mapping[str, str], records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Markdown tables of the claims and replays that the chapters recorded, one section per chapter."""
+    sections = []
+    for stem, title in sorted(titles.items()):
+        section = [f"## {stem[:2]} · {title}"]
+        replays = [record for record in records[stem] if record["kind"] == "replay"]
+        claims = [record for record in records[stem] if record["kind"] == "claim"]
+        if replays:
+            heads = ["Quantity", "Published", "Mark", "Source", "Measured here", "Verdict"]
+            section.append(_table(heads, [_replay_row(record) for record in replays]))
+        if claims:
+            holds = {True: "holds", False: "**does not hold**"}
+            section.append(_table(["", "Claim"], [[holds[one["holds"]], one["sentence"]] for one in claims]))
+        if not records[stem]:
+            section.append("No claim was recorded.")
+        sections.append("\n\n".join(section))
+    return "\n\n".join(sections) or "No chapter has been executed yet."
+
+
+def _replay_row(record: Mapping[str, Any]) -> list[str]:
+    measured = f"{record['mean']:#.4g} [{record['low']:#.4g}, {record['high']:#.4g}]"
+    source = f"{{cite:t}}`{record['source']}`"
+    return [record["quantity"], published_band(record), record["mark"], source, measured, record["verdict"]]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in (head, ["---"] * len(head), *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
