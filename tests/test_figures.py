@@ -6,6 +6,7 @@ import pytest
 
 from nnopt_lib import drawing, figures, papers
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.published import row_hashes
 
 INTERVALS = [
     {"label": "network", "mean": 0.94, "low": 0.93, "high": 0.95, "printed": 0.97, "run_id": "b", "seed": 1},
@@ -49,6 +50,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNOPT_HOME", str(folder))
+        patch.setattr("nnopt_lib.experiment._READ", {})  # what other tests of this process have read
         for kind in KINDS:
             save(kind, name=f"01-{kind}")
     return folder
@@ -202,6 +204,24 @@ def test_verify_tells_hands_rows_and_loss_apart(paper):
     assert figures.verify(folder)["01-intervals.bib"] == "stale, since what its chapter cites changed"
     published.unlink()
     assert set(figures.verify(folder).values()) == {"no longer a figure"}
+
+
+def test_verify_names_the_row_file_that_changed_under_a_figure(paper):
+    root, folder = paper
+    published, rows = (
+        root / "chapters/results/figures/01-intervals.json",
+        root / "chapters/results/01-runs.jsonl",
+    )
+    figure = {**json.loads(published.read_text()), "rests_on": ["01-runs"]}
+    published.write_text(json.dumps(figure))
+    rows.write_text("{}")
+    status = {"01-first": {"rows": row_hashes(["01-runs"])}}
+    (root / "chapters/results/status.json").write_text(json.dumps(status))
+    assert set(figures.verify(folder).values()) == {"same"}
+    rows.write_text("{ }")
+    found = figures.verify(folder)
+    assert found.pop("01-intervals.bib") == "same"
+    assert set(found.values()) == {"stale, since chapters/results/01-runs.jsonl changed"}
 
 
 def test_verify_needs_a_manifest_that_can_be_read(paper, tmp_path):

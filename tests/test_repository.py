@@ -52,7 +52,7 @@ builders scores schedules
 spec
 operations
 data figures claims
-experiment drawing papers
+experiment drawing papers published
 tensors clusters
 store
 checks
