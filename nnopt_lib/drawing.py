@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnopt_lib.checks import check_number, refuse
+from nnopt_lib.look import (
+    COLORS,
+    GOLDEN,
+    HATCHES,
+    INK,
+    LINES,
+    MARKERS,
+    QUIET,
+    STYLES,
+    legend_above,
+    line_width,
+    name_ends,
+    plain_decades,
+    settings,
+    wrap_labels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
-
-# Okabe & Ito's palette, told apart with every common color blindness; blue and vermilion lead, yellow is left
-# out since it fades on white. Markers and line styles repeat the distinction for gray prints.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo")
-INK, QUIET = "#1a1a1a", "#767676"
-
-STYLES: dict[str, dict[str, Any]] = {
-    "screen": {"width": 7.0, "text": 11.0, "line": 1.8, "marker": 6.0},
-    "paper": {"width": 3.25, "text": 8.0, "line": 1.1, "marker": 3.8},  # one column of a two-column page
-}
-FORMATS = ("svg", "pdf", "png")
-GOLDEN = (1 + math.sqrt(5)) / 2
-
 
 # ---------------------------------------------------------------- kinds
 
@@ -61,7 +60,7 @@ def _intervals(
                     [row[mark] - row[band], row[mark] + row[band]],
                     [place, place],
                     color=COLORS[1],
-                    linewidth=4 * _line_width(),
+                    linewidth=4 * line_width(),
                     alpha=0.3,
                     solid_capstyle="butt",
                 )
@@ -69,7 +68,7 @@ def _intervals(
     _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
     if mark:
-        _legend_above(axes)
+        legend_above(axes)
 
 
 def _curves(
@@ -109,15 +108,17 @@ def _curves(
         ends.append((ys[-1], xs[-1], name, color))
     if x_log:
         axes.set_xscale("log")
+        plain_decades(axes.xaxis)
     if y_log:
         axes.set_yscale("log")
+        plain_decades(axes.yaxis)
     if y_from_zero:
         axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")
     if series:
-        _name_ends(axes, ends)
+        name_ends(axes, ends)
 
 
 def _bars(axes: Axes, rows: Rows, *, fields: Mapping[str, str], x_label: str, label: str = "label") -> None:
@@ -129,7 +130,7 @@ def _bars(axes: Axes, rows: Rows, *, fields: Mapping[str, str], x_label: str, la
         axes.barh(places, values, thickness * 0.9, color=COLORS[index], hatch=HATCHES[index], label=name)
     _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
-    _legend_above(axes)
+    legend_above(axes)
 
 
 def _name_rows(axes: Axes, names: Sequence[Any]) -> None:
@@ -155,7 +156,7 @@ def _roofline(axes: Axes, rows: Rows) -> None:
     left = min([row["intensity"] for row in points] + [ridge]) / 3
     right = max([row["intensity"] for row in points] + [ridge]) * 6
     axes.plot([left, ridge, right], [left * bandwidth, peak, peak], color=INK)
-    axes.axvline(ridge, color=QUIET, linestyle=":", linewidth=0.6 * _line_width())
+    axes.axvline(ridge, color=QUIET, linestyle=":", linewidth=0.6 * line_width())
     for index, row in enumerate(points):
         marker, color = MARKERS[index % len(MARKERS)], COLORS[index % len(COLORS)]
         axes.plot(row["intensity"], row["flops_per_second"] / 1e9, marker, color=color, label=row["label"])
@@ -180,7 +181,7 @@ def _graph(axes: Axes, rows: Rows) -> None:
     place = {row["label"]: index for index, row in enumerate(nodes)}
     for row in rows:
         if row["kind"] == "edge":
-            _bow(axes, place[row["source"]], place[row["target"]], -1, QUIET, 0.5 * _line_width())
+            _bow(axes, place[row["source"]], place[row["target"]], -1, QUIET, 0.5 * line_width())
     groups: dict[str, list[int]] = {}
     for row in nodes:
         if row["group"] is not None:
@@ -188,7 +189,7 @@ def _graph(axes: Axes, rows: Rows) -> None:
     for index, (name, members) in enumerate(groups.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         for one, other in itertools.pairwise(members):
-            _bow(axes, one, other, 1, color, _line_width())
+            _bow(axes, one, other, 1, color, line_width())
         axes.plot([0] * len(members), members, marker, color=color)
         axes.text(1.1, members[0], name, va="center", color=color)
     alone = [place[row["label"]] for row in nodes if row["group"] is None]
@@ -221,55 +222,6 @@ KINDS: dict[str, Callable[..., None]] = {
 }
 
 
-def _line_width() -> float:
-    """The width of lines in the style that is being drawn, in points."""
-    from matplotlib import rcParams
-
-    return float(rcParams["lines.linewidth"])
-
-
-def _legend_above(axes: Axes) -> None:
-    """One entry per distinct label, above the axes where no data can be hidden."""
-    from matplotlib import rcParams
-
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    columns = len(unique) if rcParams["font.size"] > 9 else 1  # a paper's column has no room side by side
-    place: dict[str, Any] = {
-        "loc": "lower left",
-        "bbox_to_anchor": (0, 1.0),
-        "borderaxespad": 0.2,
-        "ncols": columns,
-    }
-    axes.legend(handles=list(unique.values()), labels=list(unique), **place)
-
-
-def _name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
-    """Write each line's name beside its last point, moved apart where two would overlap."""
-    from matplotlib import rcParams
-
-    axes.figure.canvas.draw()
-    text = rcParams["font.size"] * 1.25 / 72 * axes.figure.dpi  # height of a line of text, in pixels
-    to_pixels = axes.transData.transform
-    ends = sorted(ends, key=lambda end: end[0])
-    pixels = [float(to_pixels((x, y))[1]) for y, x, _, _ in ends]
-    heights: list[float] = []
-    for pixel in pixels:
-        heights.append(max(pixel, heights[-1] + text) if heights else pixel)
-    shift = (sum(heights) - sum(pixels)) / len(pixels)  # apart in both directions, not only upward
-    for pixel, height, (y, x, name, color) in zip(pixels, heights, ends, strict=True):
-        offset = (height - shift - pixel) * 72 / axes.figure.dpi
-        axes.annotate(
-            str(name),
-            (x, y),
-            xytext=(6, offset),
-            textcoords="offset points",
-            va="center",
-            color=color,
-            annotation_clip=False,
-        )
-
-
 # ---------------------------------------------------------------- drawing
 
 
@@ -285,40 +237,12 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     if figure["kind"] in ("intervals", "bars", "graph"):  # a line per row, or per row that is a node
         lines = sum(row.get("kind") != "edge" for row in rows)
         height = (1.1 + (0.28 if figure["kind"] == "graph" else 0.42) * lines) * look["text"] / 11
-    with rc_context(_settings(look)):
+    with rc_context(settings(look)):
         drawn = Canvas((width, height), layout="constrained")
-        KINDS[figure["kind"]](drawn.subplots(), rows, **figure["options"])
+        axes = drawn.subplots()
+        KINDS[figure["kind"]](axes, rows, **figure["options"])
+        wrap_labels(axes)
     return drawn
-
-
-def _settings(look: Mapping[str, Any]) -> Any:
-    text = look["text"]
-    return {
-        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
-        "font.size": text,
-        "axes.labelsize": text,
-        "xtick.labelsize": text * 0.9,
-        "ytick.labelsize": text * 0.95,
-        "legend.fontsize": text * 0.9,
-        "legend.frameon": False,
-        "lines.linewidth": look["line"],
-        "lines.markersize": look["marker"],
-        "axes.linewidth": look["line"] * 0.45,
-        "axes.edgecolor": QUIET,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "grid.color": "#dddddd",
-        "grid.linewidth": look["line"] * 0.4,
-        "axes.axisbelow": True,
-        "pdf.fonttype": 42,  # fonts embedded as TrueType: text stays text
-        "svg.fonttype": "path",  # outlines: the same on machines without the font
-        "hatch.color": "white",
-        "svg.hashsalt": "nnopt",  # element names that do not change from run to run
-    }
 
 
 def render(
@@ -331,7 +255,7 @@ def render(
     undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     for form in formats:
         buffer = io.BytesIO()
-        with rc_context(_settings(STYLES[style])):
+        with rc_context(settings(STYLES[style])):
             drawn.savefig(buffer, format=form, dpi=200, metadata=undated.get(form))
         files[form] = buffer.getvalue()
     return files

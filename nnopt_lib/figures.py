@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, nearest, refuse
-from nnopt_lib.drawing import FORMATS, KINDS, STYLES, Rows, render
+from nnopt_lib.drawing import KINDS, Rows, render
 from nnopt_lib.experiment import provenance, rows_read
+from nnopt_lib.look import FORMATS, STYLES
 from nnopt_lib.papers import as_csv, as_latex, references_of
 from nnopt_lib.published import read_status, stale_rows
 from nnopt_lib.store import plain, project_root, write_atomically

@@ -408,3 +408,24 @@ def test_bad_calls_are_refused_in_one_sentence(call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
     assert str(error.value) == sentence
+
+
+def test_labels_longer_than_their_axis_are_broken_rather_than_cut_off():
+    rows, options = KINDS["intervals"]
+    label = "points of test accuracy against the dense network, of ten seeds"
+    figure = {"kind": "intervals", "rows": rows, "options": {**options, "x_label": label}}
+    drawn = drawing.draw(figure, "paper", 3.25)
+    drawn.draw_without_rendering()
+    extent = drawn.axes[0].xaxis.get_label().get_window_extent()
+    assert drawn.axes[0].get_xlabel().replace("\n", " ") == label
+    assert extent.x0 >= 0 and extent.x1 <= 3.25 * drawn.dpi and extent.y0 >= 0
+
+
+@pytest.mark.parametrize(("most", "plain"), [(40, True), (40_000, False)])
+def test_logarithmic_axes_of_few_decades_have_plain_numbers(most, plain):
+    rows = [{"width": width, "seconds": 1.0} for width in (1, 3, most)]
+    options = {"x": "width", "y": "seconds", "x_label": "width", "y_label": "seconds", "x_log": True}
+    drawn = drawing.draw({"kind": "curves", "rows": rows, "options": options}, "paper", 3.25)
+    drawn.draw_without_rendering()
+    texts = [tick.get_text() for tick in drawn.axes[0].get_xticklabels()]
+    assert ("20" in texts) is plain and any("10^" in text for text in texts) is not plain

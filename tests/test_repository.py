@@ -53,6 +53,7 @@ spec
 operations
 data figures claims
 experiment drawing papers published
+look
 tensors clusters
 store
 checks

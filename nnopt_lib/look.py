@@ -1,0 +1,136 @@
+"""One look for all figures: colors and marks, styles, and where names, legends and labels go."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+# Okabe & Ito's palette, told apart with every common color blindness; blue and vermilion lead, yellow is left
+# out since it fades on white. Markers and line styles repeat the distinction for gray prints.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo")
+INK, QUIET = "#1a1a1a", "#767676"
+
+STYLES: dict[str, dict[str, Any]] = {
+    "screen": {"width": 7.0, "text": 11.0, "line": 1.8, "marker": 6.0},
+    "paper": {"width": 3.25, "text": 8.0, "line": 1.1, "marker": 3.8},  # one column of a two-column page
+}
+FORMATS = ("svg", "pdf", "png")
+GOLDEN = (1 + math.sqrt(5)) / 2
+
+
+def settings(look: Mapping[str, Any]) -> Any:
+    """Matplotlib's settings of a style."""
+    text = look["text"]
+    return {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+        "font.size": text,
+        "axes.labelsize": text,
+        "xtick.labelsize": text * 0.9,
+        "ytick.labelsize": text * 0.95,
+        "legend.fontsize": text * 0.9,
+        "legend.frameon": False,
+        "lines.linewidth": look["line"],
+        "lines.markersize": look["marker"],
+        "axes.linewidth": look["line"] * 0.45,
+        "axes.edgecolor": QUIET,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": "#dddddd",
+        "grid.linewidth": look["line"] * 0.4,
+        "axes.axisbelow": True,
+        "pdf.fonttype": 42,  # fonts embedded as TrueType: text stays text
+        "svg.fonttype": "path",  # outlines: the same on machines without the font
+        "hatch.color": "white",
+        "svg.hashsalt": "nnopt",  # element names that do not change from run to run
+    }
+
+
+def line_width() -> float:
+    """The width of lines in the style that is being drawn, in points."""
+    from matplotlib import rcParams
+
+    return float(rcParams["lines.linewidth"])
+
+
+def legend_above(axes: Axes) -> None:
+    """One entry per distinct label, above the axes where no data can be hidden."""
+    from matplotlib import rcParams
+
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    columns = len(unique) if rcParams["font.size"] > 9 else 1  # a paper's column has no room side by side
+    place: dict[str, Any] = {
+        "loc": "lower left",
+        "bbox_to_anchor": (0, 1.0),
+        "borderaxespad": 0.2,
+        "ncols": columns,
+    }
+    axes.legend(handles=list(unique.values()), labels=list(unique), **place)
+
+
+def name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
+    """Write each line's name beside its last point, moved apart where two would overlap."""
+    from matplotlib import rcParams
+
+    _lay_out(axes)
+    text = rcParams["font.size"] * 1.25 / 72 * axes.figure.dpi  # height of a line of text, in pixels
+    to_pixels = axes.transData.transform
+    ends = sorted(ends, key=lambda end: end[0])
+    pixels = [float(to_pixels((x, y))[1]) for y, x, _, _ in ends]
+    heights: list[float] = []
+    for pixel in pixels:
+        heights.append(max(pixel, heights[-1] + text) if heights else pixel)
+    shift = (sum(heights) - sum(pixels)) / len(pixels)  # apart in both directions, not only upward
+    for pixel, height, (y, x, name, color) in zip(pixels, heights, ends, strict=True):
+        offset = (height - shift - pixel) * 72 / axes.figure.dpi
+        axes.annotate(
+            str(name),
+            (x, y),
+            xytext=(6, offset),
+            textcoords="offset points",
+            va="center",
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def plain_decades(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis of less than three decades, where powers of ten tell little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if 0 < high < 1000 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _lay_out(axes: Axes) -> None:
+    """Give everything its place, so that sizes can be asked for."""
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.draw_without_rendering()
+
+
+def wrap_labels(axes: Axes) -> None:
+    """Break the labels of axes that are longer than what they stand beside, rather than cut them off."""
+    _lay_out(axes)
+    for axis, side in ((axes.xaxis, "width"), (axes.yaxis, "height")):
+        label = axis.get_label()
+        if label.get_text():
+            room = getattr(axes.get_window_extent(), side) / getattr(label.get_window_extent(), side)
+            if room < 1:
+                label.set_text(textwrap.fill(label.get_text(), max(12, int(room * len(label.get_text())))))
