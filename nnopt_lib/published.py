@@ -71,19 +71,21 @@ def stale_rows(chapter: str, rests_on: Iterable[str], status: Mapping[str, Mappi
 
 
 def check_fresh(records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse, in a line each, records that are stale; `records` by the name to tell, each with its chapter.
+    """Refuse records that are stale: a line for each reason and chapter, with all that it makes stale.
 
-    A record without `rests_on` cannot be checked, and is refused too.
+    `records` by the name to tell, each with its chapter. One without `rests_on` cannot be checked, and is
+    refused too.
     """
-    status = read_status()
-    lines = []
+    status, stale = read_status(), dict[tuple[str, str], list[str]]()
     for name, record in records.items():
-        if "rests_on" not in record:
-            reasons = ["it does not say which rows it rests on"]
-        else:
+        reasons = ["they do not say which rows they rest on"]
+        if "rests_on" in record:
             reasons = stale_rows(record["chapter"], record["rests_on"], status)
-        if reasons:
-            remedy = f"Run nnopt run {record['chapter'][:2]} --save."
-            lines.append(f"{name} is stale: {'; '.join(reasons)}. {remedy}")
+        for reason in reasons:
+            stale.setdefault((reason, record["chapter"][:2]), []).append(name)
+    lines = [
+        f"stale, since {reason}: {'; '.join(names)}. Run nnopt run {chapter} --save."
+        for (reason, chapter), names in stale.items()
+    ]
     if lines:
         raise NnoptError("\n".join(lines))

@@ -36,7 +36,7 @@ def test_only_what_rests_on_a_changed_file_is_stale_and_the_file_is_named(result
     with pytest.raises(NnoptError) as error:
         check_fresh({"the claim 01-first/more": read_claims()["01-first/more"]})
     assert str(error.value) == (
-        "the claim 01-first/more is stale: chapters/results/01-one.jsonl changed. Run nnopt run 01 --save."
+        "stale, since chapters/results/01-one.jsonl changed: the claim 01-first/more. Run nnopt run 01 --save."
     )
 
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_known_is_not_taken_for_fresh(results):
     with pytest.raises(NnoptError) as error:
         check_fresh({"old": {"chapter": "01-first"}})
     assert str(error.value) == (
-        "old is stale: it does not say which rows it rests on. Run nnopt run 01 --save."
+        "stale, since they do not say which rows they rest on: old. Run nnopt run 01 --save."
     )
 
 

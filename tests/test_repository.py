@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
 LAYERS = """
 cli
+writeup
 searching
 found
 book running validation environment
