@@ -151,7 +151,7 @@ def chapter_facts(chapter: str) -> dict[str, Any]:
         "seeds": " to ".join(str(count) for count in sorted({min(seeds), max(seeds)})) if seeds else "–",
         "hours": round(sum(origin["duration_seconds"] for origin in origins) / 3600, 2),
         "finished_at": max(origin["finished_at"] for origin in origins),
-        "commit": str(saved["commit"])[:10] + ("+" if str(saved["commit"]).endswith("+changes") else ""),
+        "commit": str(saved["commit"])[:8] + ("+" if str(saved["commit"]).endswith("+changes") else ""),
     }
 
 

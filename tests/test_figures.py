@@ -284,6 +284,16 @@ def test_what_is_drawn_comes_from_the_rows(kind):
         assert roof[1] == [ridge, 200.0] and roof[0][1] / roof[0][0] == pytest.approx(10.0)
 
 
+def test_a_paper_has_room_for_many_intervals():
+    rows = [{**INTERVALS[0], "label": f"row {number}"} for number in range(24)]
+    figure = {"kind": "intervals", "rows": rows, "options": {"x_label": "accuracy"}}
+    drawn = drawing.draw(figure, "paper", 3.25)
+    drawn.canvas.draw()
+    assert drawn.get_size_inches()[1] < 6
+    boxes = sorted((t.get_window_extent() for t in drawn.axes[0].get_yticklabels()), key=lambda box: box.y0)
+    assert all(low.y1 < high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
+
+
 def test_names_of_lines_that_end_together_do_not_overlap():
     rows = [{"x": x, "y": 1 + 0.001 * s, "s": f"line {s}"} for s in range(4) for x in (0, 1)]
     options = {"x": "x", "y": "y", "series": "s", "x_label": "x", "y_label": "y"}

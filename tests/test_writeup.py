@@ -71,7 +71,7 @@ def test_equal_rows_give_equal_bytes(clone, pdf, tmp_path):
 
 
 def test_figures_are_vectors_at_column_width_with_fonts_and_text_of_seven_to_nine_points(pdf):
-    fonts = re.findall(rb"/Type\s*/FontDescriptor\b.*?endobj", pdf, flags=re.DOTALL)
+    fonts = [one for one in pdf.split(b"endobj") if re.search(rb"/Type\s*/FontDescriptor\b", one)]
     assert len(fonts) > 4 and all(b"/FontFile" in font for font in fonts)
     assert not re.search(rb"/Subtype\s*/Image", pdf)
     drawn = re.findall(r'^#fig\("', SOURCE.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -86,7 +86,7 @@ def test_one_changed_row_stops_the_build_and_names_what_went_stale(clone, pdf):
     rows = clone / "chapters" / "results" / "03-depths.jsonl"
     before = rows.read_text(encoding="utf-8")
     try:
-        rows.write_text(before.replace('"test": 0.', '"test": 0.1', 1), encoding="utf-8")
+        rows.write_text(before.replace('"test": ', '"test": 1', 1), encoding="utf-8")
         assert rows.read_text(encoding="utf-8") != before
         done = build(clone)
     finally:
@@ -183,7 +183,7 @@ def project(tmp_path, monkeypatch):
 def test_a_small_paper_is_built_where_it_is_asked_for(project):
     assert writeup.build_writeup(project / "new" / "one.pdf").read_bytes().startswith(b"%PDF")
     facts = writeup.chapter_facts("15-surgery")
-    assert (facts["runs"], facts["seeds"], facts["commit"]) == (49, "–", "1111111111+")
+    assert (facts["runs"], facts["seeds"], facts["commit"]) == (49, "–", "11111111+")
 
 
 def test_seeds_are_counted_for_each_comparison(monkeypatch):
