@@ -202,6 +202,23 @@ def _matching(text: str, known: Sequence[str]) -> list[str]:
     return [name for name in known if name == text or (number and name.startswith(number))]
 
 
+@app.command()
+def writeup(
+    out: Annotated[Path | None, typer.Option(help="file; build/writeup/paper.pdf by default")] = None,
+) -> None:
+    """Build the paper in book/writeup from published rows, as PDF, without a network.
+
+    Stops where a name in it is unknown, or where a row file is no longer the one that a number came from.
+
+    \b
+    nnopt writeup
+    nnopt writeup --out paper.pdf
+    """
+    from nnopt_lib.writeup import build_writeup
+
+    typer.echo(f"The paper is {build_writeup(out)}")
+
+
 @results.command("list")
 def list_results() -> None:
     """Print the experiments, with the number of their records in the store and published."""

@@ -233,10 +233,12 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     look = STYLES[style]
     width = check_number("width_inches", width_inches or look["width"], above=0)
     rows = figure["rows"]
-    height = width / GOLDEN
-    if figure["kind"] in ("intervals", "bars", "graph"):  # a line per row, or per row that is a node
-        lines = sum(row.get("kind") != "edge" for row in rows)
-        height = (1.1 + (0.28 if figure["kind"] == "graph" else 0.42) * lines) * look["text"] / 11
+    scale = look["text"] / 11
+    line = {"intervals": look["row"], "bars": 0.42 * scale, "graph": 0.28 * scale}.get(figure["kind"])
+    if line:  # one per row, or per row that is a node
+        height = 1.1 * scale + line * sum(row.get("kind") != "edge" for row in rows)
+    else:
+        height = width / GOLDEN
     with rc_context(settings(look)):
         drawn = Canvas((width, height), layout="constrained")
         axes = drawn.subplots()

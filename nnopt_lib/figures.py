@@ -21,6 +21,7 @@ from nnopt_lib.drawing import KINDS, Rows, render
 from nnopt_lib.experiment import provenance, rows_read
 from nnopt_lib.look import FORMATS, STYLES
 from nnopt_lib.papers import as_csv, as_latex, references_of
+from nnopt_lib.published import read_status, stale_rows
 from nnopt_lib.store import plain, project_root, write_atomically
 
 WIDEST_INCHES = 100.0  # wider is a slip of units
@@ -188,7 +189,8 @@ def verify(folder: Path) -> dict[str, str]:
     """Whether figures that `redraw` once wrote into `folder` are still what code and rows give.
 
     Returns, for each file that a manifest there lists, ``same``, ``missing``, ``changed by hand``, ``stale``
-    with the reason (other rows, another bibliography or drawing), or ``no longer a figure``.
+    with the reason (a row file that changed, other rows, another bibliography or drawing), or ``no longer a
+    figure``.
     Refuses a folder without a manifest, and a manifest that cannot be read.
     """
     manifests = sorted(folder.glob("*.manifest.json"))
@@ -210,8 +212,11 @@ def verify(folder: Path) -> dict[str, str]:
             redraw(name, **drawn, out=Path(scratch))
             now = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
         drawing = "its rows changed" if now["rows_sha256"] != manifest["rows_sha256"] else "it is drawn anew"
+        under = [] if drawn["own"] else stale_rows(name[:2], now["rests_on"] or (), read_status())
         for file, digest in hashes.items():
-            if found[file] == "same" and now["files"].get(file) != digest:
+            if found[file] == "same" and under and not file.endswith(".bib"):
+                found[file] = f"stale, since {'; '.join(under)}"
+            elif found[file] == "same" and now["files"].get(file) != digest:
                 why = "what its chapter cites changed" if file.endswith(".bib") else drawing
                 found[file] = f"stale, since {why}"
     return found

@@ -20,9 +20,9 @@ HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oo")
 INK, QUIET = "#1a1a1a", "#767676"
 
 STYLES: dict[str, dict[str, Any]] = {
-    "screen": {"width": 7.0, "text": 11.0, "line": 1.8, "marker": 6.0},
-    "paper": {"width": 3.25, "text": 8.0, "line": 1.1, "marker": 3.8},  # one column of a two-column page
-}
+    "screen": {"width": 7.0, "row": 0.42, "text": 11.0, "line": 1.8, "marker": 6.0},
+    "paper": {"width": 3.25, "row": 0.2, "text": 8.0, "line": 1.1, "marker": 3.8},
+}  # paper: one column of a two-column page; row: the height of one interval
 FORMATS = ("svg", "pdf", "png")
 GOLDEN = (1 + math.sqrt(5)) / 2
 

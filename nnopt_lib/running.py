@@ -26,6 +26,7 @@ from nnopt_lib.chapters import (
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.execution import execute
 from nnopt_lib.experiment import project_root, provenance, write_atomically
+from nnopt_lib.published import row_hashes
 from nnopt_lib.store import lock, publish, published_file, read_published, read_record
 
 
@@ -171,13 +172,14 @@ def _copy(made: Path, target: Path) -> Path:
 
 
 def _write_status(chapter: Chapter, note: Mapping[str, Any]) -> None:
-    """Add seconds, date, versions and hardware of this run to ``chapters/results/status.json``."""
+    """Add seconds, date, versions, hardware and the rows read to ``chapters/results/status.json``."""
     file = published_file(chapter.name).with_name("status.json")
     status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     status[chapter.name] = {
         "profile": "published",
         "duration_seconds": note["duration_seconds"],
         "finished_at": note["finished_at"],
+        "rows": row_hashes(note["used"]),
         **provenance(),
     }
     write_atomically(file, json.dumps(dict(sorted(status.items())), indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import sys
 import time
@@ -330,6 +331,8 @@ def test_a_chapter_is_executed_saved_checked_and_verified(project):
     assert sorted(record["rows"][0]["y"] for record in published.values()) == [0, 2, 4]
     status = json.loads((project / "chapters" / "results" / "status.json").read_text())["01-first"]
     assert status["profile"] == "published" and status["duration_seconds"] > 0 and status["versions"]["numpy"]
+    rows = project / "chapters" / "results" / "01-rows.jsonl"
+    assert status["rows"] == {"01-rows": hashlib.sha256(rows.read_bytes()).hexdigest()}
 
     assert check_chapter(chapter) == []
     assert verify_chapter(chapter, tolerance=0) == 2  # the quick profile's two seeds

@@ -6,6 +6,7 @@ import pytest
 
 from nnopt_lib import drawing, figures, papers
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.published import row_hashes
 
 INTERVALS = [
     {"label": "network", "mean": 0.94, "low": 0.93, "high": 0.95, "printed": 0.97, "run_id": "b", "seed": 1},
@@ -49,6 +50,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNOPT_HOME", str(folder))
+        patch.setattr("nnopt_lib.experiment._READ", {})  # what other tests of this process have read
         for kind in KINDS:
             save(kind, name=f"01-{kind}")
     return folder
@@ -204,6 +206,24 @@ def test_verify_tells_hands_rows_and_loss_apart(paper):
     assert set(figures.verify(folder).values()) == {"no longer a figure"}
 
 
+def test_verify_names_the_row_file_that_changed_under_a_figure(paper):
+    root, folder = paper
+    published, rows = (
+        root / "chapters/results/figures/01-intervals.json",
+        root / "chapters/results/01-runs.jsonl",
+    )
+    figure = {**json.loads(published.read_text()), "rests_on": ["01-runs"]}
+    published.write_text(json.dumps(figure))
+    rows.write_text("{}")
+    status = {"01-first": {"rows": row_hashes(["01-runs"])}}
+    (root / "chapters/results/status.json").write_text(json.dumps(status))
+    assert set(figures.verify(folder).values()) == {"same"}
+    rows.write_text("{ }")
+    found = figures.verify(folder)
+    assert found.pop("01-intervals.bib") == "same"
+    assert set(found.values()) == {"stale, since chapters/results/01-runs.jsonl changed"}
+
+
 def test_verify_needs_a_manifest_that_can_be_read(paper, tmp_path):
     with pytest.raises(NnoptError) as error:
         figures.verify(tmp_path / "nowhere")
@@ -262,6 +282,16 @@ def test_what_is_drawn_comes_from_the_rows(kind):
         assert [[0.5, 4.0]] in lines and [[60.0, 150.0]] in lines
         roof = lines[0]
         assert roof[1] == [ridge, 200.0] and roof[0][1] / roof[0][0] == pytest.approx(10.0)
+
+
+def test_a_paper_has_room_for_many_intervals():
+    rows = [{**INTERVALS[0], "label": f"row {number}"} for number in range(24)]
+    figure = {"kind": "intervals", "rows": rows, "options": {"x_label": "accuracy"}}
+    drawn = drawing.draw(figure, "paper", 3.25)
+    drawn.canvas.draw()
+    assert drawn.get_size_inches()[1] < 6
+    boxes = sorted((t.get_window_extent() for t in drawn.axes[0].get_yticklabels()), key=lambda box: box.y0)
+    assert all(low.y1 < high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
 
 
 def test_names_of_lines_that_end_together_do_not_overlap():

@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
 LAYERS = """
 cli
+writeup
 searching
 found
 book running validation environment
@@ -54,7 +55,7 @@ builders scores schedules
 spec
 operations
 data figures claims
-experiment drawing papers
+experiment drawing papers published
 look
 tensors clusters
 store
