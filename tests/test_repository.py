@@ -54,7 +54,7 @@ operations
 data figures claims
 experiment drawing
 tensors clusters
-store
+store labs
 checks
 """
 FRAMEWORK_MODULES = {
