@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
+from nnopt_lib.cli_labs import labs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 results = typer.Typer(rich_markup_mode=None, help="Look after stored and published rows.")
 app.add_typer(results, name="results")
+app.add_typer(labs, name="labs")
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 Names = Annotated[

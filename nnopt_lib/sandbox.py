@@ -81,7 +81,9 @@ class Sandbox:
         self._done.set()
         self.kill()
         subprocess.run(["chmod", "-R", "u+rwX", self.folder], capture_output=True)
-        subprocess.run(["rm", "-rf", "--", self.folder], capture_output=True)  # takes any depth, unlike rmtree
+        subprocess.run(
+            ["rm", "-rf", "--", self.folder], capture_output=True
+        )  # takes any depth, unlike rmtree
 
     def give(self, path: Path) -> None:
         """Make the program the owner of `path`."""
@@ -93,9 +95,18 @@ class Sandbox:
         """All that the program finds in its environment; nothing of the caller's but path and language."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
         home = str(self.folder)
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self._threads))
+        threads = dict.fromkeys(
+            ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self._threads)
+        )
         return {
-            **{**kept, **threads, "HOME": home, "USER": "student", "LOGNAME": "student", "TMPDIR": f"{home}/tmp"},
+            **{
+                **kept,
+                **threads,
+                "HOME": home,
+                "USER": "student",
+                "LOGNAME": "student",
+                "TMPDIR": f"{home}/tmp",
+            },
             **{"MPLCONFIGDIR": f"{home}/matplotlib", "NNOPT_HOME": home, "NNOPT_PROGRESS": "0"},
             **{"PYTHONPATH": str(_library().parent), "PYTHONDONTWRITEBYTECODE": "1"},
             **{"PYDEVD_DISABLE_FILE_VALIDATION": "1", **self._own},
@@ -110,7 +121,15 @@ class Sandbox:
             "CORE": 0,
         }
         uid = "-" if self.uid is None else str(self.uid)
-        limited = [sys.executable, "-I", "-S", str(_library() / "limited.py"), uid, json.dumps(limits), *words]
+        limited = [
+            sys.executable,
+            "-I",
+            "-S",
+            str(_library() / "limited.py"),
+            uid,
+            json.dumps(limits),
+            *words,
+        ]
         return [*_bwrap(self.folder), *limited] if uses_bwrap() else limited
 
     def watch(self, process: Any) -> None:
@@ -155,7 +174,7 @@ class Sandbox:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the program and all it started; with bubblewrap the system does so once its first process dies."""
+        """Kill the program and all that it started."""
         import psutil
 
         for _ in range(50):  # a fork bomb goes on while it is being killed
@@ -202,6 +221,7 @@ def _bwrap(folder: Path) -> list[str]:
     """Bubblewrap's part of a command: own namespaces, read-only views of Python, `folder` to write to."""
     words = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
     words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "lab"]
+    words += ["--unsetenv", "JPY_PARENT_PID"]  # numbers of processes are others inside; a kernel would stop
     if _is_root():  # until limited.py becomes an ordinary user
         words += [word for right in ("CAP_SETUID", "CAP_SETGID") for word in ("--cap-add", right)]
     else:
@@ -223,7 +243,11 @@ def _bwrap(folder: Path) -> list[str]:
 @functools.cache
 def _visible() -> tuple[str, ...]:
     """What a program may read: the system's programs, this Python with its packages, the library."""
-    python = [sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))]
+    python = [
+        sys.prefix,
+        sys.base_prefix,
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    ]
     link = sys.executable
     while os.path.islink(link):  # a virtual environment's python may be a link to another one's
         link = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
@@ -248,7 +272,7 @@ def _font_caches() -> list[Path]:
 
 
 def _adopt_orphans() -> None:
-    """Where Linux can: processes whose parent is gone become this process's, so that none is lost sight of."""
+    """On Linux, processes whose parent is gone become this process's, so that none is lost sight of."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
