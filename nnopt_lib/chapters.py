@@ -24,6 +24,7 @@ LIBRARY = Path(__file__).parent
 KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 UNREACHED = (
     "book",
+    "bubblewrap",
     "chapters",
     "cli",
     "cli_labs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import warnings
@@ -103,10 +104,19 @@ class Course:
                 grade.auto_score, grade.needs_manual_grade = 0, False
             gradebook.db.commit()
 
-    def _open(self) -> Any:
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
         from nbgrader.api import Gradebook
+        from sqlalchemy.exc import DatabaseError
 
-        return Gradebook(f"sqlite:///{self.gradebook}")
+        try:
+            with Gradebook(f"sqlite:///{self.gradebook}") as gradebook:
+                yield gradebook
+        except DatabaseError as error:
+            raise NnoptError(
+                f"{self.gradebook} could not be read or written: {error.orig}. Free some space, make its "
+                "folder writable, or put back a copy of it, and run again."
+            ) from error
 
 
 def open_course(folder: Path) -> Course:

@@ -108,12 +108,15 @@ class GuardedExecute(Execute):
             return cell, resources
         self.started = True
         source, token = cell.source, secrets.token_hex(16)
-        label = f"cell {name_of(cell) or index + 1}"
+        number = sum(one.cell_type == "code" for one in self.nb.cells[: index + 1])
+        label = f"cell {name_of(cell) or number}"
         try:
             if _is_test(cell):
                 cell.source = _with_proof(source, token)
             self.ok = False
             super().preprocess_cell(cell, resources, index)
+            if self.box.reason:  # although its reply came first
+                raise DeadKernelError
             if _is_test(cell):
                 cell.source = source
                 self._judge(cell, index, token, label)

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from nnopt_lib.bubblewrap import bwrap, is_root, library, uses_bwrap
 from nnopt_lib.checks import NnoptError, check_int, check_number
 from nnopt_lib.store import writing
 
 GIB, MIB = 2**30, 2**20
 LOOK_SECONDS = 0.1  # between two looks at what the program uses
 MOST_FILES = 10_000
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache")
-SETTINGS = ("/etc/alternatives", "/etc/fonts", "/etc/localtime", "/etc/ld.so.conf", "/etc/ld.so.conf.d")
 UIDS = 1_500_000_000  # no account has a number near it; the grader's process number makes it its own
 
 
@@ -58,10 +55,11 @@ class Sandbox:
     def __init__(self, limits: Limits, threads: int = 1, **environment: str) -> None:
         self.limits = limits
         self.reason = ""
-        self.uid = UIDS + os.getpid() if _is_root() else None
+        self.uid = UIDS + os.getpid() if is_root() else None
         self._own = environment
         self._threads = threads
         self._process: Any = None
+        self._watching: threading.Thread | None = None
         self._done = threading.Event()
 
     def __enter__(self) -> Sandbox:
@@ -73,12 +71,13 @@ class Sandbox:
                 shutil.copy(cache, self.folder / "matplotlib")
             for path in (self.folder, *self.folder.rglob("*")):
                 self.give(path)
-        if not uses_bwrap():
-            _adopt_orphans()
+        self._others = set() if uses_bwrap() else _adopt_orphans()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
+        if self._watching:
+            self._watching.join()
         self.kill()
         subprocess.run(["chmod", "-R", "u+rwX", self.folder], capture_output=True)
         subprocess.run(
@@ -108,7 +107,7 @@ class Sandbox:
                 "TMPDIR": f"{home}/tmp",
             },
             **{"MPLCONFIGDIR": f"{home}/matplotlib", "NNOPT_HOME": home, "NNOPT_PROGRESS": "0"},
-            **{"PYTHONPATH": str(_library().parent), "PYTHONDONTWRITEBYTECODE": "1"},
+            **{"PYTHONPATH": str(library().parent), "PYTHONDONTWRITEBYTECODE": "1"},
             **{"PYDEVD_DISABLE_FILE_VALIDATION": "1", **self._own},
         }
 
@@ -125,17 +124,18 @@ class Sandbox:
             sys.executable,
             "-I",
             "-S",
-            str(_library() / "limited.py"),
+            str(library() / "limited.py"),
             uid,
             json.dumps(limits),
             *words,
         ]
-        return [*_bwrap(self.folder), *limited] if uses_bwrap() else limited
+        return [*bwrap(self.folder), *limited] if uses_bwrap() else limited
 
     def watch(self, process: Any) -> None:
         """From now on enforce the limits on the tree of `process` (a Popen), in a thread."""
         self._process = process
-        threading.Thread(target=self._watch, args=(time.monotonic(),), daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, args=(time.monotonic(),), daemon=True)
+        self._watching.start()
 
     def _watch(self, started: float) -> None:
         while not self._done.wait(LOOK_SECONDS):
@@ -146,26 +146,28 @@ class Sandbox:
 
     def _broken(self, seconds: float) -> str:
         limits = self.limits
-        memory, count = _use_of(self._tree())
+        memory, count = _use_of(self._tree(), limits.memory_gib * GIB)
         size, files = _size_of(self.folder)
         if seconds > limits.seconds:
             return f"timed out after {limits.seconds:g} s"
-        if memory > limits.memory_gib * GIB:
-            return f"used more than {limits.memory_gib:g} GiB of memory"
         if count > limits.processes:
             return f"started more than {limits.processes} processes and threads"
+        if memory > limits.memory_gib * GIB:
+            return f"used more than {limits.memory_gib:g} GiB of memory"
         if size > 2 * limits.file_mib * MIB or files > MOST_FILES:
             return f"wrote more than {2 * limits.file_mib} MiB or {MOST_FILES} files"
         return ""
 
     def _tree(self) -> list[Any]:
+        """The program and all that it started and that is alive."""
         import psutil
 
         with contextlib.suppress(psutil.Error):
             if uses_bwrap():
                 root = psutil.Process(self._process.pid)
-                return [root, *root.children(recursive=True)]
-            return list(psutil.Process().children(recursive=True))  # orphans have been adopted
+                return [one for one in (root, *root.children(recursive=True)) if _is_alive(one)]
+            found = psutil.Process().children(recursive=True)  # orphans have been adopted
+            return [one for one in found if one not in self._others and _is_alive(one)]
         return []
 
     def stop(self, reason: str) -> None:
@@ -177,92 +179,43 @@ class Sandbox:
         """Kill the program and all that it started."""
         import psutil
 
-        for _ in range(50):  # a fork bomb goes on while it is being killed
-            alive = [one for one in self._tree() if _is_alive(one)] if self._process else []
-            for one in alive:
+        if self._process is None:
+            return
+        found: set[Any] = set()
+        for _ in range(100):  # what is suspended cannot start another, so this comes to an end
+            more = set(self._tree()) - found
+            for one in more:
                 with contextlib.suppress(psutil.Error):
-                    one.kill()
-            if not alive:
-                return
-            time.sleep(0.01)
+                    one.suspend()
+            found |= more
+            if not more:
+                break
+        for one in found:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        if not uses_bwrap():  # adopted ones count as processes until they were waited for
+            mine = set(psutil.Process().children()) - self._others
+            psutil.wait_procs([one for one in mine if one.pid != self._process.pid], timeout=3)
 
 
 def not_cut() -> list[str]:
     """What this system cannot keep a program from, in words; empty where bubblewrap works."""
     if uses_bwrap():
         return []
-    owner = "files that any account may read" if _is_root() else "files that your account may read"
-    writing = [] if _is_root() else ["writing to files that your account may write"]
+    owner = "files that any account may read" if is_root() else "files that your account may read"
+    writing = [] if is_root() else ["writing to files that your account may write"]
     return ["the network", f"reading {owner}", *writing]
-
-
-@functools.cache
-def uses_bwrap() -> bool:
-    """Whether bubblewrap is there and works on this system; tried once, with the very options used later."""
-    if shutil.which("bwrap") is None:
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        command = [*_bwrap(Path(folder).resolve()), sys.executable, "-I", "-S", "-c", "pass"]
-        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
 
 
 def check_python() -> None:
     """Refuse, before anything is graded, where the guarded Python cannot even start a kernel's modules."""
     with Sandbox(Limits()) as box:
-        command = box.command([sys.executable, "-c", "import ipykernel.kernelapp, nnopt_lib.labs"])
+        command = box.command([sys.executable, "-c", "import ipykernel.kernelapp, nnopt_lib"])
         options: dict[str, Any] = {"env": box.environment, "cwd": box.folder, "stdin": subprocess.DEVNULL}
         done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise NnoptError(f"Python must start inside the sandbox; it said {last!r}. Run make setup again.")
-
-
-def _bwrap(folder: Path) -> list[str]:
-    """Bubblewrap's part of a command: own namespaces, read-only views of Python, `folder` to write to."""
-    words = ["bwrap", "--die-with-parent", "--new-session", "--unshare-pid", "--unshare-net", "--unshare-ipc"]
-    words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "lab"]
-    words += ["--unsetenv", "JPY_PARENT_PID"]  # numbers of processes are others inside; a kernel would stop
-    if _is_root():  # until limited.py becomes an ordinary user
-        words += [word for right in ("CAP_SETUID", "CAP_SETGID") for word in ("--cap-add", right)]
-    else:
-        words += ["--unshare-user", "--disable-userns"]
-    words += ["--proc", "/proc", "--dev", "/dev", "--size", str(64 * MIB), "--tmpfs", "/dev/shm"]
-    words += ["--bind", str(folder / "tmp") if (folder / "tmp").is_dir() else str(folder), "/tmp"]
-    parents = {str(parent) for path in (*_visible(), str(folder)) for parent in Path(path).parents}
-    for parent in sorted(parents - {"/", "/tmp", *_visible()}):
-        if not parent.startswith(tuple(f"{path}/" for path in _visible())):
-            words += ["--perms", "0755", "--dir", parent]
-    for path in _visible():
-        if os.path.islink(path):  # as /bin, which is a link into /usr
-            words += ["--symlink", os.readlink(path), path]
-        else:
-            words += ["--ro-bind-try", path, path]
-    return [*words, "--bind", str(folder), str(folder), "--remount-ro", "/", "--chdir", str(folder)]
-
-
-@functools.cache
-def _visible() -> tuple[str, ...]:
-    """What a program may read: the system's programs, this Python with its packages, the library."""
-    python = [
-        sys.prefix,
-        sys.base_prefix,
-        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
-    ]
-    link = sys.executable
-    while os.path.islink(link):  # a virtual environment's python may be a link to another one's
-        link = os.path.normpath(os.path.join(os.path.dirname(link), os.readlink(link)))
-        python.append(os.path.dirname(os.path.dirname(link)))
-    packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    paths = [*SYSTEM, *SETTINGS, *python, *packages, str(_library())]
-    return tuple(sorted({path for path in paths if os.path.lexists(path)}))
-
-
-def _library() -> Path:
-    return Path(__file__).resolve().parent
-
-
-def _is_root() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def _font_caches() -> list[Path]:
@@ -271,12 +224,15 @@ def _font_caches() -> list[Path]:
     return list((Path(named) if named else cache).glob("fontlist-*.json"))
 
 
-def _adopt_orphans() -> None:
-    """On Linux, processes whose parent is gone become this process's, so that none is lost sight of."""
+def _adopt_orphans() -> set[Any]:
+    """Let processes whose parent is gone become this process's, on Linux; returns what it has already."""
     import ctypes
+
+    import psutil
 
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    return set(psutil.Process().children(recursive=True))
 
 
 def _threads_of_user(uid: int | None) -> int:
@@ -289,8 +245,11 @@ def _threads_of_user(uid: int | None) -> int:
     return sum(info["num_threads"] or 1 for info in mine if info["uids"].real == os.getuid())
 
 
-def _use_of(tree: list[Any]) -> tuple[int, int]:
-    """Bytes of memory and number of threads of a tree of processes."""
+def _use_of(tree: list[Any], most: float) -> tuple[int, int]:
+    """Bytes of memory and number of threads of a tree of processes.
+
+    What forked processes share is counted once, which takes longer, so only where `most` seems exceeded.
+    """
     import psutil
 
     memory = count = 0
@@ -298,6 +257,12 @@ def _use_of(tree: list[Any]) -> tuple[int, int]:
         with contextlib.suppress(psutil.Error):
             memory += one.memory_info().rss
             count += one.num_threads()
+    if memory > most and len(tree) > 1:
+        memory = 0
+        for one in tree:
+            with contextlib.suppress(psutil.Error):
+                used = one.memory_full_info()
+                memory += getattr(used, "pss", used.uss)
     return memory, count
 
 

@@ -29,6 +29,7 @@ lab_execution
 lab_cells lab_sources
 course
 sandbox
+bubblewrap
 searching
 found
 book running validation environment
