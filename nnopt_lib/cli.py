@@ -92,6 +92,8 @@ def run(
 def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     """Check chapters: source and notebook agree, the template is kept, nbval gets the stored outputs again.
 
+    Without a name also the labs: the student copies are what their sources give.
+
     \b
     nnopt check
     nnopt check 01
@@ -99,6 +101,7 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     import joblib
 
     from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.lab_sources import find_labs, lab_problems
     from nnopt_lib.validation import check_chapter
 
     check_int("--jobs", jobs, at_least=1)
@@ -106,6 +109,9 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     checks = joblib.Parallel(n_jobs=min(jobs, len(found)))(
         joblib.delayed(check_chapter)(one) for one in found
     )
+    if not chapters and any(found[0].source.parent.glob("labs/*.md")):
+        labs_found = find_labs()
+        found, checks = [*found, *labs_found], [*checks, *map(lab_problems, labs_found)]
     for chapter, problems in zip(found, checks, strict=True):
         typer.echo(f"{chapter.name:24} {'has problems' if problems else 'ok'}")
     lines = [
