@@ -19,7 +19,7 @@ from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.course import Course, hash_of
-from nnopt_lib.lab_grading import LARGEST
+from nnopt_lib.lab_cells import LARGEST
 from nnopt_lib.store import write_atomically
 
 MOST_ENTRIES = 20_000

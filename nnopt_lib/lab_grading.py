@@ -6,7 +6,6 @@ is graded. A full or read-only disk stops grading and is nobody's failure.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import datetime
@@ -27,12 +26,16 @@ from typing import Any, NoReturn
 
 from nnopt_lib.checks import NnoptError, check_int, nearest, refuse
 from nnopt_lib.course import Course, hash_of
-from nnopt_lib.sandbox import MIB, Limits, check_python
+from nnopt_lib.lab_cells import LARGEST, read_submission, typed_literals
+from nnopt_lib.sandbox import Limits, check_python
 from nnopt_lib.store import lock, write_atomically
 
-LARGEST = 20 * MIB  # of a submitted notebook
 GRACE_SECONDS = 90  # for all that is not the notebook's own time: a start, the gradebook, its turn
 BEGUN = b"begun"
+PRELOADED = [
+    *("nnopt_lib.lab_grading", "nnopt_lib.lab_execution", "nbgrader.apps.api"),
+    *("alembic.script", "sqlalchemy.dialects.sqlite", "sqlite3"),
+]
 DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO}
 
 
@@ -57,7 +60,7 @@ def grade(
         todo = [
             one
             for one in known
-            if one in students or (not students and not is_graded(course, lab, one, limits))
+            if one in students or (not students and not _is_graded(course, lab, one, limits))
         ]
         return _grade_all(course, lab, limits, jobs, todo) if todo else {}
 
@@ -73,24 +76,31 @@ def submitted(course: Course, lab: str) -> list[str]:
 
 
 def read_record(course: Course, lab: str, student: str) -> dict[str, Any] | None:
-    """How grading one submission ended; None where there is no record that can be read."""
+    """How grading this very submission, against this very lab, ended; None where it was not graded."""
     with contextlib.suppress(OSError, ValueError):
         record = json.loads(course.record(lab, student).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) and isinstance(record.get("failure"), str) else None
+        if isinstance(record, dict) and record.get("of") == _identity(course, lab, student):
+            return record
     return None
 
 
-def is_graded(course: Course, lab: str, student: str, limits: Limits) -> bool:
-    """Whether this submission was graded, against this very lab; a failure counts for its limits only."""
+def _is_graded(course: Course, lab: str, student: str, limits: Limits) -> bool:
+    """Whether a submission has its grade; one that failed has it for the same limits only."""
     record = read_record(course, lab, student)
-    if record is None or record.get("of") != _identity(course, lab, student):
-        return False
-    return not record["failure"] or record.get("limits") == dataclasses.asdict(limits)
+    return record is not None and (not record["failure"] or record["limits"] == dataclasses.asdict(limits))
 
 
 def _identity(course: Course, lab: str, student: str) -> str:
-    content, problem = read_submission(course.notebook("submitted", lab, student))
-    return hash_of(course.notebook("source", lab).read_bytes(), content, problem)
+    """A hash of what was handed in and of the lab, so that a change of either is graded anew."""
+    contents = []
+    for path in (course.notebook("source", lab), course.notebook("submitted", lab, student)):
+        try:
+            ordinary = stat.S_ISREG(path.lstat().st_mode)
+            with open(path, "rb") if ordinary else contextlib.nullcontext() as file:
+                contents.append(file.read(LARGEST + 1) if file else b"")
+        except OSError as error:
+            contents.append(str(error.strerror).encode())
+    return hash_of(*contents)
 
 
 def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequence[str]) -> dict[str, str]:
@@ -134,11 +144,8 @@ def _write_down(course: Course, lab: str, student: str, limits: Limits, answer: 
         except Exception as error:
             _stop(student, _trouble_of(error) or f"{type(error).__name__}: {error}")
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record = {
-        **{"of": _identity(course, lab, student), "limits": dataclasses.asdict(limits)},
-        **{"finished_at": finished, **{key: value for key, value in answer.items() if key != "zero"}},
-        "typed": typed_literals(course.notebook("submitted", lab, student)),
-    }
+    kept = {key: value for key, value in answer.items() if key != "zero"}
+    record = {"finished_at": finished, "limits": dataclasses.asdict(limits), **kept}
     write_atomically(course.record(lab, student), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return str(answer["failure"])
 
@@ -148,33 +155,35 @@ def _in_own_process(
 ) -> dict[str, Any]:
     """What the process that grades one submission answers, or that it came to an end without."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nnopt_lib.lab_grading", "nnopt_lib.lab_execution", "nbgrader.apps.api"])
+    context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, course.folder, lab, student, limits, threads))
+    graded = {"of": _identity(course, lab, student)}  # what is handed in from now on is graded another time
     process.start()
     alive.add(process)
     theirs.close()
     begun = answered = False
     try:
         begun = ours.poll(GRACE_SECONDS) and ours.recv_bytes() == BEGUN
-        answered = ours.poll(limits.seconds + GRACE_SECONDS)
+        answered = begun and ours.poll(limits.seconds + GRACE_SECONDS)
         if answered:
-            return dict(json.loads(ours.recv_bytes()))
-        return _ended("kept the grader waiting", zero=True)
+            return {**graded, **json.loads(ours.recv_bytes())}
+        failure = "kept the grader waiting"
     except EOFError:
-        if not begun:  # before it looked at the submission
-            return {"trouble": "a grading process did not start"}
-        return _ended("brought its grading process to an end, as too much output does", zero=True)
+        failure = "brought its grading process to an end, as too much output does"
     finally:
         process.join(10 if answered else 0)
         process.kill()
         process.join()
         alive.discard(process)
         ours.close()
+    if not begun:  # it had not looked at the submission yet
+        return {"trouble": "a grading process did not start"}
+    return graded | _ended(failure, zero=True)
 
 
-def _ended(failure: str, *, zero: bool = False, **more: Any) -> dict[str, Any]:
-    return {"failure": failure, "not_cut": [], "seconds": 0.0, "zero": zero, **more}
+def _ended(failure: str, *, zero: bool = False) -> dict[str, Any]:
+    return {"failure": failure, "not_cut": [], "seconds": 0.0, "typed": {}, "zero": zero}
 
 
 def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threads: int) -> None:
@@ -206,7 +215,8 @@ def _limit_memory() -> None:
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, hard))
+    with contextlib.suppress(ValueError, OSError):  # not every system knows it
+        resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30, hard))
 
 
 def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: int) -> dict[str, Any]:
@@ -216,7 +226,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
 
     from nnopt_lib import lab_execution
 
-    _, problem = read_submission(course.notebook("submitted", lab, student))
+    content, problem = read_submission(course.notebook("submitted", lab, student))
     if problem:
         return _ended(problem, zero=True)
     settings = {**dataclasses.asdict(limits), "threads": threads}
@@ -252,7 +262,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
             except Exception as error:
                 raise (converter.error or error) from None
     ending = nbformat.read(course.notebook("autograded", lab, student), as_version=4).metadata["nnopt"]
-    return _ended(ending["failure"]) | {"not_cut": ending["not_cut"], "seconds": ending["seconds"]}
+    return {**_ended(""), **ending, "typed": typed_literals(content)}
 
 
 def _trouble_of(error: BaseException | None) -> str:
@@ -275,41 +285,3 @@ def _stop(student: str, trouble: str) -> NoReturn:
         f"Grading stopped at {student}, through no fault of the submission: {trouble}. "
         "Mend that, as by freeing space, and run again; what was graded is kept."
     )
-
-
-def read_submission(path: Path) -> tuple[bytes, str]:
-    """The content of a submitted notebook, and what is wrong with it in words, empty where nothing is."""
-    import nbformat
-
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return b"", "is not a notebook: it is no ordinary file"
-        with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            return content, f"is larger than {LARGEST // MIB} MiB"
-        notebook = nbformat.reads(content.decode(), as_version=4)
-        if not notebook.cells:
-            return content, "is not a notebook: it has no cells"
-        nbformat.validate(nbformat.validator.normalize(notebook)[1], relax_add_props=True)
-        json.dumps(notebook, ensure_ascii=False).encode()
-    except OSError as error:
-        return b"", f"could not be read: {error.strerror}"
-    except Exception as error:  # readers of notebooks share no base class for what they cannot read
-        what = " ".join(str(error).split())[:100] or type(error).__name__
-        return content, f"is not a notebook: {what}"
-    return content, ""
-
-
-def typed_literals(path: Path) -> dict[str, Any]:
-    """What a student typed for `student` and `numbers`; only literals, so that nothing is executed."""
-    content, problem = read_submission(path)
-    typed: dict[str, Any] = {}
-    for cell in json.loads(content)["cells"] if not problem else []:
-        name = (cell.get("metadata", {}).get("nbgrader") or {}).get("grade_id")
-        if name in ("student", "numbers"):
-            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-                for node in ast.parse("".join(cell["source"])).body:
-                    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                        typed[name] = ast.literal_eval(node.value)
-    return json.loads(json.dumps(typed, default=str))

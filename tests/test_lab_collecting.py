@@ -13,8 +13,8 @@ import pytest
 from nnopt_lib import lab_collecting
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course import Course
+from nnopt_lib.lab_cells import LARGEST, read_submission
 from nnopt_lib.lab_collecting import clean_name, collect
-from nnopt_lib.lab_grading import LARGEST, read_submission
 
 NOTEBOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 
