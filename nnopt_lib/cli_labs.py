@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nnopt_lib.sandbox import Limits, not_cut
+
 labs = typer.Typer(rich_markup_mode=None, help="Give, collect and grade the labs of a class.")
 Lab = Annotated[str, typer.Argument(metavar="NAME", help="a lab, as depth")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="labs; all where none is named")]
@@ -64,10 +66,14 @@ def grade(
     name: Lab,
     course: CourseFolder = HERE,
     jobs: Annotated[int, typer.Option(help="submissions at once; they share the cores")] = 2,
-    seconds: Annotated[float, typer.Option(help="time for one submission")] = 120.0,
-    memory_gib: Annotated[float, typer.Option(help="memory for one submission")] = 4.0,
-    processes: Annotated[int, typer.Option(help="processes and threads of one submission")] = 128,
-    file_mib: Annotated[int, typer.Option(help="the largest file that one submission may write")] = 256,
+    seconds: Annotated[float, typer.Option(help="time for one submission")] = Limits.seconds,
+    memory_gib: Annotated[float, typer.Option(help="memory for one submission")] = Limits.memory_gib,
+    processes: Annotated[
+        int, typer.Option(help="processes and threads of one submission")
+    ] = Limits.processes,
+    file_mib: Annotated[
+        int, typer.Option(help="the largest file that one submission may write")
+    ] = Limits.file_mib,
     student: Annotated[
         list[str] | None, typer.Option(help="grade this one, again if need be; may be repeated")
     ] = None,
@@ -80,7 +86,6 @@ def grade(
     """
     from nnopt_lib.course import open_course
     from nnopt_lib.lab_grading import grade as grade_lab
-    from nnopt_lib.sandbox import Limits, not_cut
 
     limits = Limits(seconds, memory_gib, processes, file_mib)
     opened = open_course(course)

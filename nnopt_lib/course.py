@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,6 +104,9 @@ class Course:
             for grade in (grade for book in submission.notebooks for grade in book.grades):
                 grade.auto_score, grade.needs_manual_grade = 0, False
             gradebook.db.commit()
+        shutil.rmtree(
+            self.notebook("autograded", lab, student).parent, ignore_errors=True
+        )  # of an earlier one
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:

@@ -124,7 +124,7 @@ def _write_feedback(course: Course, lab: str, records: Mapping[str, Mapping[str,
         run(f"feedback on {lab} could not be written", course.api().generate_feedback(lab))
     for student, record in records.items():
         page = course.notebook("feedback", lab, student).with_suffix(".html")
-        if page.is_file():
+        if course.notebook("autograded", lab, student).is_file():
             write_atomically(page, without_requests(page.read_text(encoding="utf-8")))
         elif record is not None:
             words = {"lab": lab, "student": student, "failure": record["failure"]}

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 
-from nnopt_lib import labs
+from nnopt_lib import labs, sandbox
 from nnopt_lib.course import Course, make_course
 from nnopt_lib.lab_sources import find_labs, release, save_copy
 
@@ -139,3 +140,13 @@ def reader(port: int) -> str:
         lines += ["try:", f"    socket.create_connection({place!r}, 1).sendall(b'stolen')"]
         lines += [f"    reached.append({place!r})", "except OSError:", "    pass"]
     return "\n".join(lines)
+
+
+def guarded_processes() -> list[str]:
+    """What still runs of submissions: those of accounts that only sandboxes use, and sandboxes themselves."""
+    found = []
+    for one in psutil.process_iter(["uids", "name", "cmdline"]):
+        uids, words = one.info["uids"], " ".join(one.info["cmdline"] or [])
+        if (uids and uids.real >= sandbox.UIDS) or (one.info["name"] == "bwrap" and "nnopt-" in words):
+            found.append(words[:100])
+    return found

@@ -17,7 +17,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from nnopt_lib import lab_cells, lab_grading, sandbox
@@ -25,7 +24,7 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.lab_grading import read_record
 from nnopt_lib.sandbox import Limits
 from tests import labs_class
-from tests.labs_class import Notebook, hand_in, solved
+from tests.labs_class import Notebook, guarded_processes, hand_in, solved
 
 pytestmark = pytest.mark.notebook
 
@@ -159,16 +158,6 @@ def hashes(*folders: Path) -> dict[str, bytes]:
     return {
         str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()
     }
-
-
-def guarded_processes() -> list[str]:
-    """What still runs of submissions: those of accounts that only sandboxes use, and sandboxes themselves."""
-    found = []
-    for one in psutil.process_iter(["uids", "name", "cmdline"]):
-        uids, words = one.info["uids"], " ".join(one.info["cmdline"] or [])
-        if (uids and uids.real >= sandbox.UIDS) or (one.info["name"] == "bwrap" and "nnopt-" in words):
-            found.append(words[:100])
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -420,68 +409,6 @@ def test_a_damaged_or_unwritable_gradebook_is_one_sentence(course):
         f"{course.gradebook} could not be read or written: file is not a database. Free some space, make its "
         "folder writable, or put back a copy of it, and run again."
     )
-
-
-@pytest.fixture
-def without_bwrap(monkeypatch):
-    """A system without bubblewrap; for root with a Python and a library that other accounts can read."""
-    monkeypatch.setattr(sandbox, "uses_bwrap", lambda: False)
-    with tempfile.TemporaryDirectory() as folder:
-        if os.geteuid() == 0:
-            python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
-            if python is None:
-                pytest.skip("there is no Python that other accounts can read")
-            os.chmod(folder, 0o755)
-            shutil.copy(Path(sandbox.__file__).with_name("limited.py"), folder)
-            monkeypatch.setattr(sys, "executable", python)
-            monkeypatch.setattr(sandbox, "library", lambda: Path(folder))
-        yield
-
-
-HIDES = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork():\n        os._exit(0)\ntime.sleep(60)"
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        (labs_class.FORK_BOMB, "started more than 40 processes and threads"),
-        (HIDES, "timed out after 2 s"),
-        (labs_class.EATER, "used more than 0.2 GiB of memory"),
-    ],
-)
-def test_without_bubblewrap_limits_hold_and_nothing_survives(without_bwrap, code, reason):
-    with sandbox.Sandbox(Limits(seconds=2, memory_gib=0.2, processes=40)) as box:
-        command = box.command([sys.executable, "-c", code])
-        running = subprocess.Popen(command, env=box.environment, cwd=box.folder, stderr=subprocess.DEVNULL)
-        box.watch(running)
-        running.wait()
-    assert box.reason == reason
-    assert not box.folder.exists()
-    assert guarded_processes() == []
-
-
-def test_without_bubblewrap_it_is_said_what_is_not_cut(without_bwrap):
-    cuts = ["the network", "reading files that any account may read"]
-    if os.geteuid():
-        cuts = [
-            cuts[0],
-            "reading files that your account may read",
-            "writing to files that your account may write",
-        ]
-    assert sandbox.not_cut() == cuts
-
-
-def test_an_account_of_its_own_cannot_write_elsewhere_even_without_bubblewrap(without_bwrap, tmp_path):
-    if os.geteuid():
-        pytest.skip("only root can change to another account")
-    os.chmod(tmp_path, 0o755)
-    code = f"import os; print(os.getuid()); open({str(tmp_path / 'pwned')!r}, 'w')"
-    with sandbox.Sandbox(Limits()) as box:
-        command = box.command([sys.executable, "-c", code])
-        done = subprocess.run(command, env=box.environment, cwd=box.folder, capture_output=True, text=True)
-    assert done.stdout == f"{box.uid}\n"
-    assert "PermissionError" in done.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 REFUSALS = [
