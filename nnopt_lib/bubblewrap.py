@@ -35,7 +35,8 @@ def bwrap(folder: Path) -> list[str]:
         words += [word for right in ("CAP_SETUID", "CAP_SETGID") for word in ("--cap-add", right)]
     else:
         words += ["--unshare-user", "--disable-userns"]
-    words += ["--proc", "/proc", "--dev", "/dev", "--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm"]
+    words += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777"]
+    words += ["--size", str(SHARED_MEMORY), "--tmpfs", "/dev/shm"]
     words += ["--bind", str(folder / "tmp") if (folder / "tmp").is_dir() else str(folder), "/tmp"]
     parents = {str(parent) for path in (*_visible(), str(folder)) for parent in Path(path).parents}
     for parent in sorted(parents - {"/", "/tmp", *_visible()}):
