@@ -68,12 +68,8 @@ def grade(
     jobs: Annotated[int, typer.Option(help="submissions at once; they share the cores")] = 2,
     seconds: Annotated[float, typer.Option(help="time for one submission")] = Limits.seconds,
     memory_gib: Annotated[float, typer.Option(help="memory for one submission")] = Limits.memory_gib,
-    processes: Annotated[
-        int, typer.Option(help="processes and threads of one submission")
-    ] = Limits.processes,
-    file_mib: Annotated[
-        int, typer.Option(help="the largest file that one submission may write")
-    ] = Limits.file_mib,
+    processes: Annotated[int, typer.Option(help="its processes and threads")] = Limits.processes,
+    file_mib: Annotated[int, typer.Option(help="the largest file that it may write")] = Limits.file_mib,
     student: Annotated[
         list[str] | None, typer.Option(help="grade this one, again if need be; may be repeated")
     ] = None,

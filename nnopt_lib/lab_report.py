@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnopt_lib.course import Course, run
+from nnopt_lib.lab_cells import read_submission, typed_literals
 from nnopt_lib.lab_grading import read_record, submitted
 from nnopt_lib.store import write_atomically
 
@@ -31,13 +32,25 @@ def report(course: Course, lab: str) -> str:
     """
     most = course.most_points(lab)
     points = course.points(lab)
-    records = {student: read_record(course, lab, student) for student in submitted(course, lab)}
+    records = {student: _ending(course, lab, student) for student in submitted(course, lab)}
     _write_feedback(course, lab, records)
     rows = [_row(student, record, points.get(student, {}), most) for student, record in records.items()]
     write_atomically(course.folder / "reports" / f"{lab}.csv", _as_csv(rows))
     text = _as_text(lab, rows, records, most)
     write_atomically(course.folder / "reports" / f"{lab}.txt", text)
     return text
+
+
+def _ending(course: Course, lab: str, student: str) -> dict[str, Any] | None:
+    """How grading ended by our record or, where nbgrader's own command graded, by what that left."""
+    record = read_record(course, lab, student)
+    graded, handed_in = (course.notebook(step, lab, student) for step in ("autograded", "submitted"))
+    if record is None and graded.is_file() and graded.stat().st_mtime >= handed_in.stat().st_mtime:
+        content, problem = read_submission(handed_in)
+        mark = json.loads(graded.read_text(encoding="utf-8"))["metadata"].get("nnopt")
+        if mark and not problem:
+            return {**mark, "typed": typed_literals(content)}
+    return record
 
 
 def _row(

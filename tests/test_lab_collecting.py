@@ -247,3 +247,16 @@ def test_a_full_disk_is_one_sentence_and_what_was_there_stays(course, tmp_path):
     )
     assert target.read_text() == NOTEBOOK
     shutil.rmtree(course.folder)
+
+
+def test_the_command_prints_notes_and_what_became_of_each_student(course, tmp_path, capsys):
+    from nnopt_lib.cli import main
+
+    (course.folder / "nbgrader_config.py").touch()
+    folder = handed_in(tmp_path, "ada.ipynb", "李雷.ipynb", "notes.txt")
+    assert main(["labs", "collect", "depth", str(folder), "--course", str(course.folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "notes.txt is no notebook (.ipynb) and was left out",
+        "ada                              new",
+        "李雷                               new",
+    ]
