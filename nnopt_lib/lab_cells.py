@@ -16,6 +16,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 
 MIB = 2**20
 LARGEST = 20 * MIB  # of a submitted notebook
+MOST_CELLS, MOST_LETTERS = 1000, 100_000
 
 
 class RestoreCells(NbGraderPreprocessor):
@@ -86,6 +87,8 @@ def read_submission(path: Path) -> tuple[bytes, str]:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             return content, f"is larger than {LARGEST // MIB} MiB"
+        if problem := _too_much(json.loads(content)):
+            return content, problem
         notebook = nbformat.reads(content.decode(), as_version=4)
         if not notebook.cells:
             return content, "is not a notebook: it has no cells"
@@ -93,10 +96,22 @@ def read_submission(path: Path) -> tuple[bytes, str]:
         json.dumps(notebook, ensure_ascii=False).encode()
     except OSError as error:
         return b"", f"could not be read: {error.strerror}"
+    except json.JSONDecodeError as error:
+        return content, f"is not a notebook: line {error.lineno} is no JSON"
     except Exception as error:  # readers of notebooks share no base class for what they cannot read
         what = " ".join(str(error).split())[:100] or type(error).__name__
         return content, f"is not a notebook: {what}"
     return content, ""
+
+
+def _too_much(notebook: Any) -> str:
+    """What would keep readers of notebooks busy for hours; empty where nothing does."""
+    cells = notebook.get("cells", []) if isinstance(notebook, dict) else []
+    if len(cells) > MOST_CELLS:
+        return f"has more than {MOST_CELLS} cells"
+    if any(len("".join(cell.get("source", ""))) > MOST_LETTERS for cell in cells):
+        return f"has a cell of more than {MOST_LETTERS} letters"
+    return ""
 
 
 def typed_literals(content: bytes) -> dict[str, Any]:

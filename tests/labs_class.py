@@ -100,8 +100,9 @@ def keep_large(values, threshold):
 """
 GARBAGE = """
 kernel = get_ipython().kernel
+parts = [b"{", b"[" * 1000, b"\\xff", b"}"]
 for _ in range(50):
-    kernel.iopub_socket.send_multipart([b"x", b"<IDS|MSG>", b"sig", b"{", b"[" * 1000, b"\\xff", b"}"])
+    kernel.iopub_socket.send_multipart([b"x", b"<IDS|MSG>", kernel.session.sign(parts), *parts])
 """
 FORGED_POINTS = """
 def keep_large(values, threshold):
