@@ -24,6 +24,7 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.lab_grading import read_record
 from nnopt_lib.sandbox import Limits
 from tests import labs_class
+from tests.conftest import small_files
 from tests.labs_class import Notebook, guarded_processes, hand_in, solved
 
 pytestmark = pytest.mark.notebook
@@ -405,6 +406,37 @@ def test_a_full_disk_stops_grading_and_no_grade_is_lost(course, tmp_path):
     status, graded, count, *record = done.stdout.splitlines()
     assert (status, graded.split()[0], count) == ("1", "bob", "1 graded now, 1 before")
     assert "\n".join(record) + "\n" == course.record("tiny", "ada").read_text()
+
+
+def test_a_disk_that_takes_no_more_in_the_middle_costs_no_grade(course, monkeypatch):
+    """The grading process of the submission can still write, the one that keeps records cannot."""
+    hand_in(course, "ada", "junk")
+    grade(course)
+    kept = course.record("tiny", "ada").read_text()
+    hand_in(course, "bob", "junk")
+    monkeypatch.setattr(lab_grading, "check_python", lambda: None)  # it would notice before the middle
+    with small_files(), pytest.raises(NnoptError) as refused:
+        grade(course)
+    assert str(refused.value).startswith("Grading stopped at bob, through no fault of the submission: ")
+    assert str(refused.value).endswith(
+        "Mend that, as by freeing space, and run again; what was graded is kept."
+    )
+    assert course.record("tiny", "ada").read_text() == kept
+    assert list(grade(course)) == ["bob"]
+    assert course.record("tiny", "ada").read_text() == kept
+
+
+@pytest.mark.skipif(not sandbox.uses_bwrap(), reason="only bubblewrap can make a folder read-only for root")
+def test_a_read_only_course_is_one_sentence(course):
+    hand_in(course, "ada", "junk")
+    folder = str(course.folder)
+    words = ["bwrap", "--dev-bind", "/", "/", "--proc", "/proc", "--ro-bind", folder, folder]
+    done = subprocess.run([*words, *command(course)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"nnopt: {course.folder}/grading could not be written: Read-only file system. Make that folder writable "
+        "and run again; what was there before is untouched.\n",
+    )
 
 
 def test_a_damaged_or_unwritable_gradebook_is_one_sentence(course):
