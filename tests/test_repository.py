@@ -23,6 +23,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = """
 cli
 writeup
+cli_labs
+lab_collecting lab_report
+lab_grading
+lab_execution
+lab_cells lab_sources
+course
+sandbox
+bubblewrap
 searching
 found
 book running validation environment
@@ -58,7 +66,7 @@ data figures claims
 experiment drawing papers published
 look
 tensors clusters
-store
+store labs limited
 checks
 """
 FRAMEWORK_MODULES = {
