@@ -24,11 +24,23 @@ LIBRARY = Path(__file__).parent
 KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 UNREACHED = (
     "book",
+    "bubblewrap",
     "chapters",
     "cli",
+    "cli_labs",
+    "course",
     "environment",
     "execution",
+    "lab_cells",
+    "lab_collecting",
+    "lab_execution",
+    "lab_grading",
+    "lab_report",
+    "lab_sources",
+    "labs",
+    "limited",
     "running",
+    "sandbox",
     "validation",
 )  # no chapter runs these
 

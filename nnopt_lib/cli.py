@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
+from nnopt_lib.cli_labs import labs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 results = typer.Typer(rich_markup_mode=None, help="Look after stored and published rows.")
 app.add_typer(results, name="results")
+app.add_typer(labs, name="labs")
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 Names = Annotated[
@@ -90,6 +92,8 @@ def run(
 def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     """Check chapters: source and notebook agree, the template is kept, nbval gets the stored outputs again.
 
+    Without a name also the labs: the student copies are what their sources give.
+
     \b
     nnopt check
     nnopt check 01
@@ -97,6 +101,7 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     import joblib
 
     from nnopt_lib.chapters import find_chapters
+    from nnopt_lib.lab_sources import find_labs, lab_problems
     from nnopt_lib.validation import check_chapter
 
     check_int("--jobs", jobs, at_least=1)
@@ -104,6 +109,9 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     checks = joblib.Parallel(n_jobs=min(jobs, len(found)))(
         joblib.delayed(check_chapter)(one) for one in found
     )
+    if not chapters and any(found[0].source.parent.glob("labs/*.md")):
+        labs_found = find_labs()
+        found, checks = [*found, *labs_found], [*checks, *map(lab_problems, labs_found)]
     for chapter, problems in zip(found, checks, strict=True):
         typer.echo(f"{chapter.name:24} {'has problems' if problems else 'ok'}")
     lines = [

@@ -22,6 +22,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
 LAYERS = """
 cli
+cli_labs
+lab_collecting lab_report
+lab_grading
+lab_execution
+lab_cells lab_sources
+course
+sandbox
+bubblewrap
 searching
 found
 book running validation environment
@@ -54,7 +62,7 @@ operations
 data figures claims
 experiment drawing papers
 tensors clusters
-store
+store labs limited
 checks
 """
 FRAMEWORK_MODULES = {
