@@ -1,0 +1,111 @@
+"""The five labs: well formed, 20 points each; the solution gets all of them and the untouched copy none."""
+
+from __future__ import annotations
+
+import ast
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import nbformat
+import pytest
+from nbgrader.nbgraderformat import MetadataValidator
+
+from nnopt_lib.chapters import read_source
+from nnopt_lib.course import make_course
+from nnopt_lib.lab_cells import name_of
+from nnopt_lib.lab_grading import grade
+from nnopt_lib.lab_sources import find_labs, release
+from nnopt_lib.sandbox import Limits
+
+LABS = ("connectivity", "depth", "nodes", "weights", "width")
+LADDER = ["Your name", "Predict", "Implement", "Apply", "Measure", "Explain"]
+PAIRS = (("### BEGIN SOLUTION", "### END SOLUTION"), ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"))
+
+
+def cells_of(name: str) -> list:
+    (lab,) = find_labs([name])
+    return read_source(lab).cells
+
+
+def marks(cell) -> dict:
+    return cell.metadata.get("nbgrader", {})
+
+
+def test_there_is_a_lab_for_each_technique():
+    assert tuple(lab.name for lab in find_labs()) == LABS
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_metadata_is_nbgraders_and_gives_20_points(name):
+    (lab,) = find_labs([name])
+    MetadataValidator().validate_nb(read_source(lab))
+    cells = [cell for cell in cells_of(name) if marks(cell)]
+    assert sum(marks(cell).get("points", 0) for cell in cells) == 20
+    names = [marks(cell)["grade_id"] for cell in cells]
+    assert len(set(names)) == len(names) and names.count("numbers") == 1
+    assert names[:2] == ["student", "student-test"] and names[-1] == "words"
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_the_ladder_stands_in_order(name):
+    text = "\n".join(cell.source for cell in cells_of(name) if cell.cell_type == "markdown")
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == LADDER
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_marks_are_balanced_and_pictures_described(name):
+    expected = 0
+    for cell in cells_of(name):
+        for begin, end in PAIRS:
+            assert cell.source.count(begin) == cell.source.count(end) <= 1
+        solves = cell.cell_type == "code" and marks(cell).get("solution", False)
+        assert (PAIRS[0][0] in cell.source) == bool(solves)
+        if "expected" in cell.metadata.get("tags", []):
+            expected += 1
+            assert cell.metadata["alt"].strip() and "labs.compare" in cell.source
+    assert expected >= 2
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_unfinished_cells_raise_and_nothing_is_given_away(name):
+    (lab,) = find_labs([name])
+    released = nbformat.read(lab.notebook, as_version=4)
+    for cell in released.cells:
+        assert "### BEGIN" not in cell.source
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 30
+            if marks(cell).get("solution"):
+                found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Raise)]
+                assert len(found) == 1, name_of(cell)
+                assert "NotImplementedError" in ast.unparse(found[0])
+
+
+def points(course, lab: str, cells: dict[str, dict[str, str]], sources: dict[str, str]) -> dict[str, float]:
+    """Points of each student, whose notebook is a source or the student copy with some cells replaced."""
+    for student, text in sources.items():
+        content = json.loads(text)
+        for cell in content["cells"]:
+            name = cell["metadata"].get("nbgrader", {}).get("grade_id")
+            cell["source"] = cells.get(student, {}).get(name, cell["source"])
+        path = course.notebook("submitted", lab, student)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    failures = grade(course, lab, Limits(), jobs=1)
+    assert not any(failures.values()), failures
+    given = course.points(lab)
+    return {student: sum(given[student].values()) for student in sources}
+
+
+def graded(name: str, folder) -> dict[str, float]:
+    course = make_course(folder / name)
+    (lab,) = find_labs([name])
+    untouched = release(lab, course).read_text()
+    solution = nbformat.writes(read_source(lab))
+    return points(course, name, {}, {"solved": solution, "untouched": untouched})
+
+
+@pytest.mark.notebook
+def test_solutions_get_all_points_and_untouched_copies_none(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(LABS, pool.map(lambda name: graded(name, tmp_path), LABS), strict=True))
+    assert found == dict.fromkeys(LABS, {"solved": 20, "untouched": 0})
