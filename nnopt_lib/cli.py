@@ -170,7 +170,7 @@ def figures(
     nnopt figures --verify figures
     """
     from nnopt_lib.checks import nearest
-    from nnopt_lib.figures import WIDEST_INCHES, list_figures, redraw
+    from nnopt_lib.figures import NARROWEST_INCHES, WIDEST_INCHES, list_figures, redraw
 
     if verify is not None:
         _verify_figures(verify)
@@ -184,7 +184,7 @@ def figures(
                 nearest(name, known) if known else "Run its chapter first.",
             )
     if width is not None:
-        check_number("--width", width, above=0, below=WIDEST_INCHES)
+        check_number("--width", width, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
     for name in [one for one in known if not names or any(_matching(text, [one]) for text in names)]:
         if not only_list:
             redraw(name, style=style, width_inches=width, formats=tuple(form.split(",")), out=out, own=own)

@@ -24,7 +24,7 @@ from nnopt_lib.papers import as_csv, as_latex, references_of
 from nnopt_lib.published import read_status, stale_rows
 from nnopt_lib.store import plain, project_root, write_atomically
 
-WIDEST_INCHES = 100.0  # wider is a slip of units
+NARROWEST_INCHES, WIDEST_INCHES = 1.0, 100.0  # beyond either is a slip of units
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def redraw(
     for form in formats:
         check_choice("format", form, FORMATS)
     if width_inches is not None:
-        check_number("width_inches", width_inches, above=0, below=WIDEST_INCHES)
+        check_number("width_inches", width_inches, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
+    if out is not None and out.exists() and not out.is_dir():
+        refuse("out must be a folder, there or to be made", f"the file {out}")
     place = _stored(name, own)
     if place is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))

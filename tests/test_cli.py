@@ -208,6 +208,7 @@ def test_book_executes_what_is_stale_and_hands_the_notebooks_on(capsys, project,
 def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(capsys, monkeypatch):
     drawn = []
     fake = SimpleNamespace(
+        NARROWEST_INCHES=1.0,
         WIDEST_INCHES=100.0,
         list_figures=lambda: ["01-held-out", "01-scaling", "02-roofline"],
         redraw=lambda name, **options: drawn.append((name, options)),
@@ -222,7 +223,7 @@ def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(
         1, "", "nnopt: there is no figure '02-rofline'. Did you mean '02-roofline'?\n"
     )  # fmt: skip
     assert run(capsys, "figures", "--width", "0") == (
-        1, "", "nnopt: --width must be a finite number, above 0, below 100; received 0.\n"
+        1, "", "nnopt: --width must be a finite number, at least 1.0, below 100; received 0.\n"
     )  # fmt: skip
 
 
