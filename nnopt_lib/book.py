@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.launching import add_launch_links, repository
 from nnopt_lib.pages import fill
 from nnopt_lib.store import project_root, write_atomically, writing
 
@@ -86,8 +87,12 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     shutil.copytree(book / "vendor", source / "vendor", ignore=shutil.ignore_patterns("README.md"))
     for page in [*book.glob("*.md"), *book.glob("*.bib")]:
         shutil.copy(page, source / "book")
+    address = repository(root)
     for stem, notebook in notebooks.items():
-        shutil.copy(notebook, source / "chapters" / f"{stem}.ipynb")
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+        first = content["cells"][0]
+        first["source"] = add_launch_links("".join(first["source"]), stem, address)
+        (source / "chapters" / f"{stem}.ipynb").write_text(json.dumps(content), encoding="utf-8")
     titles = {stem: _title(Path(notebook)) for stem, notebook in notebooks.items()}
     contents = _table_of_contents(yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8")), titles)
     toc = yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)

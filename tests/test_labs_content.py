@@ -53,7 +53,7 @@ def test_marks_are_balanced_and_pictures_described(name):
     for cell in cells_of(name):
         for begin, end in PAIRS:
             assert cell.source.count(begin) == cell.source.count(end) <= 1
-        solves = cell.cell_type == "code" and marks(cell).get("solution", False)
+        solves = marks(cell).get("solution", False)
         assert (PAIRS[0][0] in cell.source) == bool(solves)
         if "expected" in cell.metadata.get("tags", []):
             expected += 1

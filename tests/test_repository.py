@@ -34,7 +34,7 @@ bubblewrap
 searching
 found
 book running validation environment
-pages
+pages launching
 play
 chapters
 execution
