@@ -40,7 +40,18 @@ def fill(
         return makers[what]()
 
     text = page.read_text(encoding="utf-8")
-    return re.sub(r"<!-- nnopt:([\w-]+)(?: ([^>]+?))? -->", replaced, text)
+    text = re.sub(r"<!-- nnopt:([\w-]+)(?: ([^>]+?))? -->", replaced, text)
+    return _chapter_links(text, titles)
+
+
+def _chapter_links(text: str, titles: Mapping[str, str]) -> str:
+    """Links to chapters as the book has them, written with .md or .ipynb; words where one is absent."""
+
+    def link(match: re.Match[str]) -> str:
+        words, stem = match[1], match[2]
+        return f"[{words}](../chapters/{stem}.ipynb)" if stem in titles else words
+
+    return re.sub(r"\[([^\]]+)\]\(\.\./chapters/([\w-]+)\.(?:md|ipynb)\)", link, text)
 
 
 def _sentence(page: Path, name: str, claims: Records) -> str:

@@ -36,9 +36,17 @@ def test_a_claim_is_told_with_its_verdict_and_its_chapter(tmp_path: Path) -> Non
         "02-b": [{"id": "no", "kind": "claim", "sentence": "Not so.", "holds": False}],
     }
     text = "- <!-- nnopt:claim 01-a/so -->\n- <!-- nnopt:claim 02-b/no -->\n<!-- a comment -->"
-    assert pages.fill(page(tmp_path, text), {}, {}, claims) == (
+    titles = {"01-a": "A?", "02-b": "B?"}
+    assert pages.fill(page(tmp_path, text), titles, {}, claims) == (
         "- So it is: +1. *(holds; [chapter 01](../chapters/01-a.ipynb))*\n"
         "- Not so. *(**does not hold**; [chapter 02](../chapters/02-b.ipynb))*\n<!-- a comment -->"
+    )
+
+
+def test_links_lead_to_chapters_that_exist_and_are_words_else(tmp_path: Path) -> None:
+    text = "[one](../chapters/01-a.md), [two](../chapters/02-b.ipynb), [three](../chapters/01-a.ipynb)"
+    assert pages.fill(page(tmp_path, text), {"01-a": "A?"}, {}, {}) == (
+        "[one](../chapters/01-a.ipynb), two, [three](../chapters/01-a.ipynb)"
     )
 
 
