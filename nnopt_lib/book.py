@@ -17,6 +17,7 @@ from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.launching import add_launch_links, repository
+from nnopt_lib.links import add_links
 from nnopt_lib.pages import fill
 from nnopt_lib.store import project_root, write_atomically, writing
 
@@ -104,6 +105,7 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     }
     for page in (source / "book").glob("*.md"):
         page.write_text(fill(page, titles, runs, claims), encoding="utf-8")
+    add_links(source)
 
 
 def _table_of_contents(planned: dict[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:

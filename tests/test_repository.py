@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -65,7 +66,7 @@ operations
 data figures claims
 experiment drawing papers published
 look
-tensors clusters
+tensors clusters links
 store labs limited
 checks
 """
@@ -304,3 +305,17 @@ def test_committed_files_name_no_place_of_one_machine() -> None:
 
 def test_large_files_stay_out() -> None:
     assert [path.name for path in own_files() if path.stat().st_size > 2_000_000] == []
+
+
+def test_the_readmes_headline_is_what_the_rows_say():
+    records = json.loads((ROOT / "chapters/results/claims/05-connectivity.json").read_text(encoding="utf-8"))
+    numbers = {record["id"]: record["numbers"] for record in records if record["kind"] == "claim"}
+    best, fewest = numbers["headline-best"], numbers["headline-fewest"]
+    told = [
+        f"{best['parameters']:,} parameters",
+        f"{best['accuracy']:.2f} % against {best['article']:.2f} %",
+        "{mean:+.2f} points [{low:+.2f}, {high:+.2f}]".format(**best),
+        f"{fewest['parameters']:,} parameters",
+        "{mean:+.2f} points [{low:+.2f}, {high:+.2f}]".format(**fewest),
+    ]
+    assert [part for part in told if part not in " ".join(README.split())] == []
