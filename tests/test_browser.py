@@ -47,6 +47,7 @@ def address() -> Iterator[str]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +175,12 @@ def test_no_serious_finding_of_axe(browser: Any, address: str, scheme: str) -> N
         f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')"
     )
     page, found = context.new_page(), []
-    rules = {} if scheme == "light" else {"runOnly": COLORS}  # nothing else differs between the schemes
-    for name in PAGES:
+    rules = {"resultTypes": ["violations"]}
+    pages = PAGES
+    if scheme != "light":  # only colors differ between the schemes, and chapters have all the same ones
+        rules["runOnly"] = COLORS
+        pages = [name for name in PAGES if name not in CHAPTERS[2:]]
+    for name in pages:
         page.goto(f"/{name}")
         page.evaluate("window.MathJax?.startup?.promise.then(() => null)")
         assert page.locator("html").get_attribute("data-theme") == scheme
