@@ -26,8 +26,12 @@ def kernel_environment() -> dict[str, str]:
     """What kernels get besides the caller's environment: the project's root, and quiet on stderr.
 
     No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
+    A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder.
     """
-    return {"NNOPT_HOME": str(project_root()), "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    named = os.environ.get("NNOPT_DATA")
+    data = {"NNOPT_DATA": os.path.abspath(named)} if named else {}
+    quiet = {"NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {"NNOPT_HOME": str(project_root()), **quiet, **data}
 
 
 def execute(

@@ -12,6 +12,7 @@ import pytest
 from nnopt_lib import book as book_module
 from nnopt_lib import running, store, validation
 from nnopt_lib.cli import _joined, main
+from nnopt_lib.data.catalog import CATALOG
 from nnopt_lib.experiment import run_experiment
 
 CHAPTER = """\
@@ -251,10 +252,12 @@ def test_env_says_what_there_is_and_what_was_not_found(capsys, project, monkeypa
     assert (status, err) == (0, "")
     assert lines["python"] == sys.version.split()[0] and lines["jupyter-book"].startswith("1.")
     assert lines["accelerator"] == "not found; everything runs on the processor"
-    assert lines["MNIST"] == "not found; downloaded on first use, or name its folder by NNOPT_DATA"
-    (project / "data" / "mnist").mkdir(parents=True)
-    (project / "data" / "mnist" / "train-images-idx3-ubyte.gz").touch()
-    assert f"MNIST            {project / 'data' / 'mnist'}\n" in run(capsys, "env")[1]
+    assert lines["mnist"] == "not found; downloaded on first use, or name its folder by NNOPT_DATA"
+    for file in CATALOG["banking77"].files:
+        path = project / "data" / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert "banking77        on this machine\n" in run(capsys, "env")[1]
 
 
 def test_the_command_itself_ends_with_the_status(project):
