@@ -1,6 +1,6 @@
 # Everything happens in .venv; each target does the set-up it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test benchmark clean pins
+.PHONY: help setup book test offline benchmark clean pins
 STAMP := .venv/.installed
 NNOPT := .venv/bin/nnopt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,6 +24,9 @@ test: setup  ## lint, types, unit tests, every chapter recomputed in its quick p
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check --jobs 2
 	$(NNOPT) book --jobs 2
 	.venv/bin/python -m pytest -m browser
+
+offline: setup  ## the book, a chapter computed anew and the chapters on downloaded data, without network and without NNOPT_DATA
+	.venv/bin/python tests/offline.py
 
 benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py

@@ -320,9 +320,14 @@ def test_large_files_stay_out() -> None:
     assert [path.name for path in own_files() if path.stat().st_size > 2_000_000] == []
 
 
+def claims_of(chapter: str) -> dict[str, dict]:
+    file = ROOT / "chapters" / "results" / "claims" / f"{chapter}.json"
+    records = json.loads(file.read_text(encoding="utf-8"))
+    return {record["id"]: record["numbers"] for record in records if record["kind"] == "claim"}
+
+
 def test_the_readmes_headline_is_what_the_rows_say():
-    records = json.loads((ROOT / "chapters/results/claims/05-connectivity.json").read_text(encoding="utf-8"))
-    numbers = {record["id"]: record["numbers"] for record in records if record["kind"] == "claim"}
+    numbers = claims_of("05-connectivity")
     best, fewest = numbers["headline-best"], numbers["headline-fewest"]
     told = [
         f"{best['parameters']:,} parameters",
@@ -330,5 +335,16 @@ def test_the_readmes_headline_is_what_the_rows_say():
         "{mean:+.2f} points [{low:+.2f}, {high:+.2f}]".format(**best),
         f"{fewest['parameters']:,} parameters",
         "{mean:+.2f} points [{low:+.2f}, {high:+.2f}]".format(**fewest),
+    ]
+    assert [part for part in told if part not in " ".join(README.split())] == []
+
+
+def test_the_words_below_the_readmes_picture_are_what_the_rows_say():
+    numbers = claims_of("09-magnitude")
+    gradual, last = ({key: abs(value) for key, value in numbers[one].items() if key in ("mean", "low", "high")}
+                     for one in ("small-gradual", "small-last"))  # fmt: skip
+    told = [
+        "still {mean:.1f} points [{low:.1f}, {high:.1f}] ahead of a small dense one".format(**gradual),
+        "the small dense network is ahead by {mean:.1f} points [{low:.1f}, {high:.1f}]".format(**last),
     ]
     assert [part for part in told if part not in " ".join(README.split())] == []

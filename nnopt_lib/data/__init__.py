@@ -7,6 +7,7 @@ of networks and trained weights. `nnopt_lib.data.catalog` says where each comes 
 from __future__ import annotations
 
 from nnopt_lib.data.arrays import Data
+from nnopt_lib.data.catalog import whereabouts
 from nnopt_lib.data.classification import load_data
 from nnopt_lib.data.other import (
     banking77,
@@ -25,5 +26,6 @@ __all__ = [
     "nas_bench_macro",
     "sts_benchmark",
     "tinyshakespeare",
+    "whereabouts",
     "woodfisher_mlp",
 ]

@@ -251,3 +251,18 @@ CATALOG = {
         ),
     )
 }
+
+
+def whereabouts(name: str) -> str:
+    """One sentence for a notebook: whether the named set lies on this machine, and what is shown where not.
+
+    Example:
+        >>> whereabouts("mnist-sample")
+        'mnist-sample is on this machine.'
+    """
+    if CATALOG[name].is_local:
+        return f"{name} is on this machine."
+    return (
+        f"{name} is not on this machine: what rests on it is shown as published. "
+        "It is downloaded only where that is computed anew."
+    )
