@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("NNOPT_PROGRESS", "0")  # no progress bars among the tests' output
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes at once share the cores, before anything counts them
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes at once share the cores
     SHARE = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, SHARE)
@@ -49,7 +49,10 @@ def own_temporary_folder(tmp_path_factory):
     """
     tmp_path_factory.getbasetemp()  # stays where pytest keeps what tests left
     multiprocessing.util.get_temp_dir()  # taken down at the very end, so not in here
-    with tempfile.TemporaryDirectory(prefix="tests-of-nnopt-") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-of-nnopt-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         os.chmod(folder, 0o755)  # sandboxes run as other accounts
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
