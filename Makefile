@@ -14,16 +14,8 @@ setup: $(STAMP)  ## make .venv with the locked dependencies and the package itse
 book: setup  ## execute the chapters that are stale and build book/_build/html/index.html
 	$(NNOPT) book
 
-test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval (also on one slow thread), book, its pages in a browser
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check --quiet .
-	.venv/bin/mypy
-	.venv/bin/python -m pytest -m "not browser"
-	$(NNOPT) run --profile quick -p recompute true --jobs 2
-	$(NNOPT) check --jobs 2
-	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(NNOPT) check --jobs 2
-	$(NNOPT) book --jobs 2
-	.venv/bin/python -m pytest -m browser
+test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval on one slow thread, book, its pages in a browser; what has not changed since it passed is skipped, but for FRESH=1
+	.venv/bin/python tests/run.py
 
 offline: setup  ## the book, a chapter computed anew and the chapters on downloaded data, without network and without NNOPT_DATA
 	.venv/bin/python tests/offline.py

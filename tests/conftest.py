@@ -1,12 +1,19 @@
 import contextlib
 import gc
+import multiprocessing.util
 import os
 import resource
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("NNOPT_PROGRESS", "0")  # no progress bars among the tests' output
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes at once share the cores
+    SHARE = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, SHARE)
 
 FRAMEWORKS = ("torch", "keras")
 
@@ -32,6 +39,24 @@ def pytest_sessionfinish(session):
     if loaded:
         session.exitstatus = 1
         print(f"\nan unmarked test has loaded {', '.join(loaded)}")
+
+
+@pytest.fixture(scope="session")
+def own_temporary_folder(tmp_path_factory):
+    """The temporary folder from here on: other test processes have theirs, so what is found in it is our own.
+
+    Once in a process, since a forkserver keeps the environment that it was started with.
+    """
+    tmp_path_factory.getbasetemp()  # stays where pytest keeps what tests left
+    multiprocessing.util.get_temp_dir()  # taken down at the very end, so not in here
+    with (
+        tempfile.TemporaryDirectory(prefix="tests-of-nnopt-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        os.chmod(folder, 0o755)  # sandboxes run as other accounts
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @contextlib.contextmanager

@@ -421,6 +421,7 @@ def test_the_kernel_is_this_interpreter_and_chapters_at_once_share_the_cores(pro
     )
     monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a number that is given is kept
     code = 'import os; print(sys.executable, os.getcwd(), os.environ.get("OMP_NUM_THREADS"), profile)'
     for chapter in find_chapters():
         edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', code)

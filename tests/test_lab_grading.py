@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -27,7 +26,8 @@ from tests import labs_class
 from tests.conftest import small_files
 from tests.labs_class import Notebook, guarded_processes, hand_in, solved
 
-pytestmark = pytest.mark.notebook
+pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("own_temporary_folder")]
+one_process = pytest.mark.xdist_group("graded class")  # its tests share what is graded once
 
 LIMITS = {"seconds": 20, "memory-gib": 0.5, "processes": 40, "file-mib": 5}
 BROKEN = "def keep_large(values, threshold):\n    return None"
@@ -162,7 +162,7 @@ def hashes(*folders: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def graded(released, tmp_path_factory):
+def graded(released, tmp_path_factory, own_temporary_folder):
     """The class graded with a kill -9 in the middle; what was seen on the way."""
     root = tmp_path_factory.mktemp("class")
     shutil.copytree(released.folder, root / "course")
@@ -172,7 +172,7 @@ def graded(released, tmp_path_factory):
     with at_home(released.folder.parent):
         for student, content in the_class(course, listener.port).items():
             hand_in(course, student, content)
-        folders = set(Path(tempfile.gettempdir()).glob("nnopt-*"))
+        folders = set(own_temporary_folder.glob("nnopt-*"))
         before = hashes(*(course.folder / name for name in ("source", "release", "submitted")))
         started = time.monotonic()
         running = subprocess.Popen(command(course), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -193,7 +193,7 @@ def graded(released, tmp_path_factory):
     listener.server.close()
     return {
         **{"course": course, "early": early, "left": left, "again": again, "before": before},
-        "folders": set(Path(tempfile.gettempdir()).glob("nnopt-*")) - folders,
+        "folders": set(own_temporary_folder.glob("nnopt-*")) - folders,
         **{"visitors": listener.visitors, "seconds": time.monotonic() - started},
         "points": course.points("tiny"),
         "records": {student: read_record(course, "tiny", student) for student in course.students("tiny")},
@@ -209,6 +209,7 @@ def failure(graded, student: str) -> str:
     return graded["records"][student]["failure"]
 
 
+@one_process
 def test_everybody_has_a_grade_or_a_named_failure_within_a_quarter_of_an_hour(graded):
     assert graded["again"].returncode == 0, graded["again"].stderr
     assert len(graded["records"]) >= 30
@@ -217,6 +218,7 @@ def test_everybody_has_a_grade_or_a_named_failure_within_a_quarter_of_an_hour(gr
     assert graded["seconds"] < 15 * 60
 
 
+@one_process
 def test_honest_students_get_what_they_earned(graded):
     for student in ("ada", "Zoé Müller", "李雷", "warns", "deletedsolved", "leftover"):
         assert (points(graded, student), failure(graded, student)) == ((1, 2, 2), ""), student
@@ -246,11 +248,13 @@ FAILURES = {
 }
 
 
+@one_process
 @pytest.mark.parametrize("student", FAILURES)
 def test_a_submission_that_misbehaves_is_named_and_keeps_what_it_earned_before(graded, student):
     assert (points(graded, student), failure(graded, student)) == FAILURES[student]
 
 
+@one_process
 def test_nobody_passes_by_tampering(graded):
     assert points(graded, "deleted") == (0, 0, 0)
     assert points(graded, "deletedall") == (1, 0, 2)
@@ -264,6 +268,7 @@ def test_nobody_passes_by_tampering(graded):
     assert failure(graded, "garbage").startswith("could not be executed, in cell student: ")
 
 
+@one_process
 @pytest.mark.skipif(
     not sandbox.uses_bwrap(), reason="bubblewrap does not work here, so these are not cut off"
 )
@@ -273,6 +278,7 @@ def test_neither_network_nor_other_files_are_reached(graded):
     assert points(graded, "writer") == (1, 2, 0)
 
 
+@one_process
 def test_nothing_outside_the_graders_own_files_has_changed(graded):
     course = graded["course"]
     assert hashes(*(course.folder / name for name in ("source", "release", "submitted"))) == graded["before"]
@@ -283,12 +289,14 @@ def test_nothing_outside_the_graders_own_files_has_changed(graded):
     )
 
 
+@one_process
 def test_nothing_survives_its_grading(graded):
     assert graded["left"] == []
     assert graded["folders"] == set()
     assert guarded_processes() == []
 
 
+@one_process
 def test_grading_goes_on_after_a_kill_without_grading_anyone_twice(graded):
     early, everybody = graded["early"], len(graded["records"])
     assert 6 <= len(early) < everybody
@@ -299,6 +307,7 @@ def test_grading_goes_on_after_a_kill_without_grading_anyone_twice(graded):
     )
 
 
+@one_process
 def test_a_record_says_what_was_typed_and_what_was_not_cut(graded):
     record = graded["records"]["ada"]
     assert record["typed"]["student"] == "ada"
@@ -307,10 +316,12 @@ def test_a_record_says_what_was_typed_and_what_was_not_cut(graded):
     assert record["limits"] == {"seconds": 20.0, "memory_gib": 0.5, "processes": 40, "file_mib": 5}
 
 
-def test_the_report_names_failures_copies_and_other_names(graded):
+@one_process
+def test_the_report_names_failures_copies_and_other_names(graded, tmp_path):
     from nnopt_lib.lab_report import report
 
-    course = graded["course"]
+    course = type(graded["course"])(tmp_path / "course")  # other tests read the class as it was graded
+    shutil.copytree(graded["course"].folder, course.folder)
     for student in list(graded["records"]):
         if student == "Zoé Müller":
             shutil.rmtree(course.folder / "autograded" / student)  # as before it is graded

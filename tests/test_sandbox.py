@@ -17,6 +17,7 @@ from nnopt_lib.sandbox import Limits, Sandbox
 from tests import labs_class
 from tests.labs_class import guarded_processes
 
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 TEACHING = Path(__file__).parents[1] / "book" / "how-to-teach.md"
 needs_bwrap = pytest.mark.skipif(not sandbox.uses_bwrap(), reason="bubblewrap does not work here")
 
