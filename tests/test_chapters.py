@@ -570,6 +570,15 @@ def test_a_planted_local_row_moves_neither_the_check_nor_the_book(project):
     save_chapter(chapter)
     plant(2.0000001)
     assert check_chapter(chapter) == []
+    rows = project / "chapters" / "results" / "01-rows.jsonl"
+    whole = rows.read_text()
+    rows.write_text("".join(line for line in whole.splitlines(True) if '"seed": 1}' not in line))
+    assert check_chapter(chapter) == [
+        "code cell 4: Cell execution caused an exception: NnoptError: 01-rows must take all its rows "
+        "from the published ones while NNOPT_ROWS is published; received 1 of 3 settings that are not published, "
+        "the first {'seed': 1}. Run nnopt run 01 --save."
+    ]
+    rows.write_text(whole)
     edit(chapter.source, "Yes, it does.", "Yes, it does so.")  # now the book has to execute it
     assert run_chapters([chapter], published_rows=True) == {"01-first": "executed"}
     assert "[0, 2, 4]" in chapter.executed("published").read_text()

@@ -295,8 +295,9 @@ def test_the_published_profile_is_shown_before_the_quick_one_with_what_would_mov
 
 
 @pytest.mark.notebook
-def test_a_real_kernel_computes_apart_and_disturbs_nothing(project):
+def test_a_real_kernel_computes_apart_and_disturbs_nothing(project, monkeypatch):
     (chapter,) = find_chapters(["1"])
+    monkeypatch.setenv("NNOPT_STORE", str(project / "mine"))
     save_chapter(chapter)
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     report = verify_chapter(chapter, tolerance=0)
