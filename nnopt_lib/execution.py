@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.store import project_root, writing
+from nnopt_lib.store import build_folder, project_root, writing
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -23,15 +23,20 @@ LANGUAGE = {
 
 
 def kernel_environment() -> dict[str, str]:
-    """What kernels get besides the caller's environment: the project's root, and quiet on stderr.
+    """What kernels get besides the caller's environment: the project's folders, and quiet on stderr.
 
     No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
     A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder.
     """
+<<<<<<< HEAD
     named = os.environ.get("NNOPT_DATA")
     data = {"NNOPT_DATA": os.path.abspath(named)} if named else {}
     quiet = {"NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     return {"NNOPT_HOME": str(project_root()), **quiet, **data}
+=======
+    folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
+    return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+>>>>>>> 573e3d885c21306df1b642f69d98264f640b5904
 
 
 def execute(

@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LAYERS = """
 cli
 writeup
-cli_labs
+cli_labs cli_results
 lab_collecting lab_report
 lab_grading
 lab_execution
@@ -34,6 +34,7 @@ sandbox
 bubblewrap
 searching
 found
+verification
 book running validation environment
 pages launching
 play
