@@ -1,6 +1,7 @@
 """Random networks for property tests, and one network that has every operation."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,11 @@ CLASSICS = {
     "mnist1d_cnn": mnist1d_cnn(),
     "lenet_5": lenet_5(),
 }
+
+
+def examples_in_keras(count: int) -> int:
+    """All `count` with NNOPT_EXAMPLES=all, as in the weekly run; else a quarter: Keras takes long to build one."""
+    return count if os.environ.get("NNOPT_EXAMPLES") == "all" else count // 4
 
 
 def every_operation() -> NetSpec:

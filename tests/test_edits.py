@@ -11,7 +11,7 @@ from nnopt_lib.coupling import FIXED, couple
 from nnopt_lib.edits import never_negative
 from nnopt_lib.replication import KERNELS
 from nnopt_lib.spec import INPUT, NetSpec, Node, initial_weights
-from tests.networks import CLASSICS, architectures, networks, parameter_count
+from tests.networks import CLASSICS, architectures, examples_in_keras, networks, parameter_count
 
 GRAPHS = st.one_of(networks(), architectures())
 
@@ -112,8 +112,8 @@ def test_edits_in_a_row_keep_the_function_on_200_random_graphs(data):
 
 @pytest.mark.keras
 @given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_edits_in_a_row_keep_the_function_in_keras_on_200_random_graphs(data):
+@settings(max_examples=examples_in_keras(200), deadline=None)
+def test_edits_in_a_row_keep_the_function_in_keras_on_random_graphs(data):
     spec = data.draw(GRAPHS)
     now, edits = (spec, drawn_weights(spec)), 0
     for _ in range(3):

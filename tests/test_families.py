@@ -60,11 +60,11 @@ def test_resnet_20_has_its_parameters():
 
 @pytest.mark.torch
 @pytest.mark.keras
-@pytest.mark.parametrize("shape", [(2, 21), (1, 14, 11)])
+@pytest.mark.parametrize(("shape", "blocks"), [((2, 21), 2), ((1, 14, 11), 1)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_build_and_train_alike_in_both_frameworks(family, shape):
+def test_families_build_and_train_alike_in_both_frameworks(family, shape, blocks):
     widths = {"vit": (6, 7), "inception": (8, 13), "densenet": (3, 2)}.get(family, (4, 5))
-    spec = FAMILIES[family](2, widths, input_shape=shape, outputs=4)
+    spec = FAMILIES[family](blocks, widths, input_shape=shape, outputs=4)
     data = arrays(shape=shape)
     training = nnopt.Training(epochs=2, batch_size=30, learning_rate=0.05, momentum=0.9)
     models = {framework: nnopt.build(spec, framework, seed=1) for framework in ("torch", "keras")}

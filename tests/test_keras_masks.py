@@ -475,15 +475,15 @@ def test_saving_cloning_copying_and_exporting_give_the_same_outputs(kind, stage,
     state = [keras.ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(loaded(x, training=False), expected, atol=1e-6)
     assert loaded.optimizer.get_config() == model.optimizer.get_config()
     for value, variable in zip(state, loaded.optimizer.variables, strict=True):
         assert np.array_equal(keras.ops.convert_to_numpy(variable), value)
     fit(loaded, 2)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    np.testing.assert_allclose(clone.predict(x, verbose=0), expected, atol=1e-6)
-    np.testing.assert_allclose(copy.deepcopy(model).predict(x, verbose=0), expected, atol=1e-6)
+    np.testing.assert_allclose(clone(x, training=False), expected, atol=1e-6)
+    np.testing.assert_allclose(copy.deepcopy(model)(x, training=False), expected, atol=1e-6)
     model.export(tmp_path / "exported", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "exported"))
     np.testing.assert_allclose(served.serve(tf.constant(x)).numpy(), expected, atol=1e-5)

@@ -13,15 +13,15 @@ from keras import layers  # noqa: E402
 import nnopt_lib as nnopt  # noqa: E402
 from nnopt_lib.checks import NnoptError  # noqa: E402
 from tests.keras_architectures import KERAS, drawn, lenet  # noqa: E402
-from tests.networks import CLASSICS, architectures, every_operation  # noqa: E402
+from tests.networks import CLASSICS, architectures, every_operation, examples_in_keras  # noqa: E402
 from tests.test_torch_surgery import check_random_graph, close  # noqa: E402
 
 X = np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)  # channels first, as everywhere here
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples_in_keras(300), deadline=None, suppress_health_check=list(HealthCheck))
 @given(architectures(), st.integers(0, 99), st.floats(0, 0.95))
-def test_removed_equals_masked_on_300_random_graphs(spec, seed, sparsity):
+def test_removed_equals_masked_on_random_graphs(spec, seed, sparsity):
     check_random_graph(spec, "keras", seed, sparsity)
 
 

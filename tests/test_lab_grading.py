@@ -513,7 +513,7 @@ def test_the_solution_of_a_lab_gets_all_points_and_the_untouched_copy_none(name,
         path = course.notebook("submitted", name, student)
         path.parent.mkdir(parents=True)
         shutil.copy(course.notebook(step, name), path)
-    assert lab_grading.grade(course, name, Limits()) == {"solved": "", "untouched": ""}
+    assert lab_grading.grade(course, name, Limits(), jobs=2) == {"solved": "", "untouched": ""}
     points, most = course.points(name), course.most_points(name)
     assert points["solved"] == most
     assert sum(most.values()) == 20
