@@ -28,15 +28,10 @@ def kernel_environment() -> dict[str, str]:
     No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
     A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder.
     """
-<<<<<<< HEAD
     named = os.environ.get("NNOPT_DATA")
-    data = {"NNOPT_DATA": os.path.abspath(named)} if named else {}
-    quiet = {"NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    return {"NNOPT_HOME": str(project_root()), **quiet, **data}
-=======
     folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
+    folders |= {"NNOPT_DATA": os.path.abspath(named)} if named else {}
     return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
->>>>>>> 573e3d885c21306df1b642f69d98264f640b5904
 
 
 def execute(

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.claims import published_band
+from nnopt_lib.data.page import overview
 from nnopt_lib.play import front_widget, masks_widget
 from nnopt_lib.published import read_machines
 
@@ -29,6 +30,7 @@ def fill(
         "status": lambda: status_tables(titles, runs),
         "ledger": lambda: ledger_tables(titles, claims),
         "machines": lambda: machines_table(titles, read_machines()),
+        "data": overview,
         "play-masks": masks_widget,
         "play-front": front_widget,
     }

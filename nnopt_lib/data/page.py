@@ -1,4 +1,4 @@
-"""What the book's page on data shows: every set of the catalog, and every file with its hash and addresses."""
+"""What the book's page on data shows: every set of the catalog, every file with its hash and addresses."""
 
 from __future__ import annotations
 
