@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import random
@@ -22,6 +23,8 @@ from hypothesis import strategies as st
 
 from nnopt_lib import store
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.data import classification, load_data
+from nnopt_lib.data.catalog import MNIST_FILES
 from nnopt_lib.experiment import project_root, provenance, run_experiment, run_id, write_atomically
 from tests.conftest import small_files
 
@@ -385,6 +388,33 @@ def test_published_rows_alone_are_read_where_the_machinery_says_so(home, monkeyp
     with pytest.raises(NnoptError) as refusal:
         run_experiment("01-try", SETTINGS[:2], compute)
     assert str(refusal.value) == "NNOPT_ROWS must be published or not set; received 'publishd'."
+
+
+def test_published_rows_on_data_that_is_not_here_are_found_and_only_computing_needs_the_data(
+    home, monkeypatch
+):
+    monkeypatch.delenv("NNOPT_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda name: home / "no-cache")
+    dead = tuple(dataclasses.replace(file, addresses=("http://127.0.0.1:9/x",)) for file in MNIST_FILES)
+    read = functools.partial(classification._idx_set, dead)
+    source = dataclasses.replace(classification.SOURCES["mnist"], read=read)
+    monkeypatch.setitem(classification.SOURCES, "mnist", source)
+    known = Fingerprinted(load_data("mnist").fingerprint)
+    rows = run_experiment("01-try", SETTINGS[:2], lambda s: {"y": s.seed}, data=known)
+    store.publish("01-try", [row["run_id"] for row in rows])
+    (home / "build").rename(home / "elsewhere")
+
+    mnist = load_data("mnist")
+
+    def compute(setting):
+        return {"y": len(mnist.x_train)}
+
+    assert run_experiment("01-try", SETTINGS[:2], compute, data=mnist) == rows
+    with pytest.raises(
+        NnoptError, match="mnist/train-images-idx3-ubyte must be in the folder that NNOPT_DATA"
+    ):
+        run_experiment("01-try", SETTINGS, compute, data=mnist)
+    assert record_files(home) == []  # nothing is stored
 
 
 def test_what_is_made_and_not_committed_goes_where_nnopt_build_says(home, tmp_path, monkeypatch):
