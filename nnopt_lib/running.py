@@ -33,6 +33,7 @@ from nnopt_lib.published import row_hashes
 from nnopt_lib.store import (
     PUBLISHED_ROWS_ONLY,
     build_folder,
+    check_writable,
     lock,
     publish,
     published_file,
@@ -143,6 +144,8 @@ def run_chapters(
         elif not save and _is_fresh(chapter, profile, parameters, published_rows):
             outcomes[chapter.name] = "fresh"
     stale = [chapter for chapter in chapters if not outcomes[chapter.name]]
+    if stale:
+        check_writable(build_folder())  # one sentence, and not one for each chapter
     calls = [joblib.delayed(_try_chapter)(one, profile, given, save, published_rows) for one in stale]
     outcomes |= dict(joblib.Parallel(n_jobs=max(1, min(jobs, len(stale))))(calls))
     failures = [word for word in outcomes.values() if word not in ("executed", "fresh", "stored")]

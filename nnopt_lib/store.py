@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
 import warnings
@@ -68,6 +69,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):  # the first error is the one to tell
                 temporary.unlink()
             raise
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, in one sentence, a folder in which no file can be made; it is made where it is not there.
+
+    For commands that would write much later, or many times. Example: ``check_writable(Path("build"))``.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+            pass
 
 
 @contextlib.contextmanager

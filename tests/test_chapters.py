@@ -7,9 +7,11 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -27,6 +29,7 @@ from nnopt_lib.chapters import (
     read_source,
 )
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.execution import kernel_environment
 from nnopt_lib.running import run_chapter, run_chapters, save_chapter
 from nnopt_lib.validation import check_chapter
 from tests.tiny_course import edit, write_course
@@ -368,6 +371,31 @@ def test_a_full_disk_while_a_chapter_runs_is_one_sentence(project):
         "01-first.unfinished.ipynb could not be written: Not a directory. Make that folder writable and run again; "
         "what was there before is untouched."
     )
+
+
+def test_a_build_folder_that_cannot_be_written_is_one_sentence_for_all_chapters(executions, monkeypatch):
+    monkeypatch.setenv("NNOPT_BUILD", "/proc/nowhere")
+    with pytest.raises(NnoptError) as refusal:
+        run_chapters(find_chapters(), "quick", {"recompute": "true"})
+    assert str(refusal.value) == (
+        "/proc/nowhere could not be written: No such file or directory. Make that folder writable and run again; "
+        "what was there before is untouched."
+    )
+    assert executions == []
+
+
+def test_a_home_that_cannot_be_written_is_a_temporary_one_for_kernels(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "HOME" not in kernel_environment()
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    home = Path(kernel_environment()["HOME"])
+    assert home.is_dir() and os.access(home, os.W_OK) and kernel_environment()["HOME"] == str(home)
+
+
+def test_a_relative_folder_of_data_means_the_callers(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NNOPT_DATA", "own/data")
+    assert kernel_environment()["NNOPT_DATA"] == str(tmp_path / "own" / "data")
 
 
 def test_only_the_published_profile_is_saved():
