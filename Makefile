@@ -1,6 +1,6 @@
 # Everything happens in .venv; each target does the set-up it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test benchmark clean pins
+.PHONY: help setup book test offline benchmark clean pins
 STAMP := .venv/.installed
 NNOPT := .venv/bin/nnopt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -16,6 +16,9 @@ book: setup  ## execute the chapters that are stale and build book/_build/html/i
 
 test: setup  ## lint, types, unit tests, every chapter recomputed in its quick profile, nbval on one slow thread, book, its pages in a browser; what has not changed since it passed is skipped, but for FRESH=1
 	.venv/bin/python tests/run.py
+
+offline: setup  ## the book, a chapter computed anew and the chapters on downloaded data, without network and without NNOPT_DATA
+	.venv/bin/python tests/offline.py
 
 benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py

@@ -1,7 +1,7 @@
 """Structure optimization and pruning of neural networks, in PyTorch and Keras: the course's library.
 
 Public names are listed here and loaded on first use, so that ``import nnopt_lib`` loads neither framework.
-``measure``, ``figures``, ``penalties``, ``scores`` and ``schedules`` are used as modules.
+``data``, ``measure``, ``figures``, ``penalties``, ``scores`` and ``schedules`` are used as modules.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _HOME = {
     ],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = ["measure", "figures", "penalties", "schedules", "scores"]
+_MODULES = ["data", "measure", "figures", "penalties", "schedules", "scores"]
 
 __all__ = [*_MODULE_OF, *_MODULES]
 

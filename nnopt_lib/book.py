@@ -19,7 +19,8 @@ from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.launching import add_launch_links, repository
 from nnopt_lib.links import add_links
 from nnopt_lib.pages import fill
-from nnopt_lib.store import project_root, write_atomically, writing
+from nnopt_lib.published import read_status
+from nnopt_lib.store import build_folder, project_root, write_atomically, writing
 
 RENDERERS = ("jupyter-book", "myst-nb", "Sphinx", "sphinx-book-theme", "sphinxcontrib-bibtex")
 
@@ -28,7 +29,8 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
     """Build the book around executed notebooks and return the path of its first page, `index.html`.
 
     `notebooks` maps a chapter's stem (``"02-cost"``) to its .ipynb file, executed in `profile`, whose records
-    of runs fill the pages on status and claims. Nothing is executed here;
+    of runs fill the pages on status and claims; for a committed notebook these are the published ones.
+    Nothing is executed here;
     when nothing that the book is made of has changed since the last build, nothing is built, unless `force`.
     Refuses a chapter that `book/_toc.yml` does not list, and a build with warnings: it names the first ones,
     leaves the previous book in place and keeps the whole output in `build/book.log`.
@@ -36,8 +38,8 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
     """
     from filelock import FileLock
 
-    root = project_root()
-    site, record = root / "book" / "_build", root / "build" / "book.json"
+    root, build = project_root(), build_folder()
+    site, record = root / "book" / "_build", build / "book.json"
     for stem, notebook in notebooks.items():
         if not notebook.is_file():
             refuse(
@@ -47,8 +49,8 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
             )
     with writing(record):
         record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / "build" / "book.lock"), writing(site):
-        source = root / "build" / "book-src"
+    with FileLock(build / "book.lock"), writing(site):
+        source = build / "book-src"
         _assemble(root, notebooks, profile, source)
         made_of = _digest(source, *(f"{name}=={importlib.metadata.version(name)}" for name in RENDERERS))
         index = site / "html" / "index.html"
@@ -58,9 +60,9 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
             and _read_json(record) == {"source": made_of, "html": _digest(site / "html")}
         ):
             return index
-        fresh = root / "build" / "book-out"
+        fresh = build / "book-out"
         shutil.rmtree(fresh, ignore_errors=True)
-        _run_jupyter_book(source, fresh, log=root / "build" / "book.log")
+        _run_jupyter_book(source, fresh, log=build / "book.log")
         shutil.rmtree(site, ignore_errors=True)
         site.mkdir(parents=True)
         shutil.move(fresh / "_build" / "html", site / "html")
@@ -98,7 +100,7 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     contents = _table_of_contents(yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8")), titles)
     toc = yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)
     (source / "_toc.yml").write_text(toc, encoding="utf-8")
-    runs = {stem: _read_json(root / "build" / "runs" / f"{profile}-{stem}.json") or {} for stem in titles}
+    runs = {stem: _record_of_run(stem, Path(notebook), profile) for stem, notebook in notebooks.items()}
     stored = root / "chapters" / "results" / "claims"
     claims = {  # of this very run where they are known, else those published with the repository
         stem: run.get("claims") or _read_json(stored / f"{stem}.json") or [] for stem, run in runs.items()
@@ -106,6 +108,15 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     for page in (source / "book").glob("*.md"):
         page.write_text(fill(page, titles, runs, claims), encoding="utf-8")
     add_links(source)
+
+
+def _record_of_run(stem: str, notebook: Path, profile: str) -> dict[str, Any]:
+    """What is known of the run that made `notebook`: the published record where it is the committed one."""
+    if notebook.resolve().parent != (project_root() / "chapters").resolve():
+        return dict(_read_json(build_folder() / "runs" / f"{profile}-{stem}.json") or {})
+    saved = read_status().get(stem)
+    origin = ("versions", "hardware", "commit")
+    return {**saved, "provenance": {name: saved[name] for name in origin}} if saved else {}
 
 
 def _table_of_contents(planned: dict[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from typing import Any
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.execution import tidy
 from nnopt_lib.experiment import project_root, provenance
-from nnopt_lib.store import published_file
+from nnopt_lib.published import read_status, row_hashes
+from nnopt_lib.store import build_folder, published_file
 
 PROFILES = ("quick", "published")
 LIBRARY = Path(__file__).parent
@@ -28,6 +29,7 @@ UNREACHED = (
     "chapters",
     "cli",
     "cli_labs",
+    "cli_results",
     "course",
     "environment",
     "execution",
@@ -46,6 +48,7 @@ UNREACHED = (
     "running",
     "sandbox",
     "validation",
+    "verification",
 )  # no chapter runs these
 
 
@@ -74,7 +77,7 @@ class Chapter:
 
     def executed(self, profile: str) -> Path:
         """Where `nnopt run` leaves the executed notebook of `profile`."""
-        return project_root() / "build" / "notebooks" / profile / f"{self.name}.ipynb"
+        return build_folder() / "notebooks" / profile / f"{self.name}.ipynb"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,27 +170,54 @@ def _as_literal(text: str) -> str:
 
 def _library_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         if path.stem not in UNREACHED:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _committed_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What an execution depends on and what is committed: the same in every checkout, on every machine."""
+    constraints = project_root() / "constraints.txt"
+    results = sorted(published_file(chapter.name).parent.glob(f"{chapter.number}-*.jsonl"))
+    return {
+        "source": file_hash(chapter.source),
+        "library": _library_hash(LIBRARY),
+        "parameters": dict(parameters),
+        "constraints": file_hash(constraints) if constraints.is_file() else None,
+        "published": {path.name: file_hash(path) for path in results},
+    }
+
+
+def _key(parts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def freshness_key(chapter: Chapter, parameters: Mapping[str, Any]) -> str:
     """A hash of all that an execution depends on: while it is equal, executing again is not needed."""
     device = "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
-    constraints = project_root() / "constraints.txt"
-    results = sorted(published_file(chapter.name).parent.glob(f"{chapter.number}-*.jsonl"))
-    parts = {
-        "source": file_hash(chapter.source),
-        "library": _library_hash(LIBRARY),
-        "parameters": dict(parameters),
-        "constraints": file_hash(constraints) if constraints.is_file() else None,
-        "versions": provenance()["versions"],
-        "device": [device, platform.machine()],
-        "published": {path.name: file_hash(path) for path in results},
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    machine = {"versions": provenance()["versions"], "device": [device, platform.machine()]}
+    return _key({**_committed_parts(chapter, parameters), **machine})
+
+
+def committed_key(chapter: Chapter) -> str:
+    """A hash of all that the committed notebook was made from, which no machine or installation changes."""
+    return _key(_committed_parts(chapter, default_parameters(chapter, read_source(chapter))))
+
+
+def committed_is_fresh(chapter: Chapter) -> bool:
+    """Whether the committed notebook is what `nnopt run --save` left, and nothing under it has changed.
+
+    Then every machine may show it as it is. Row files of other chapters that it read count too.
+    """
+    saved = read_status().get(chapter.name, {})
+    if "key" not in saved or not chapter.notebook.is_file():
+        return False
+    return (
+        saved.get("notebook_sha256") == file_hash(chapter.notebook)
+        and saved["rows"] == row_hashes(saved["rows"])
+        and saved["key"] == committed_key(chapter)
+    )
 
 
 def file_hash(path: Path) -> str:
@@ -197,7 +227,7 @@ def file_hash(path: Path) -> str:
 
 def note_file(chapter: Chapter, profile: str) -> Path:
     """Where a successful run writes down its key, the hash of its output, and what it used."""
-    return project_root() / "build" / "runs" / f"{profile}-{chapter.name}.json"
+    return build_folder() / "runs" / f"{profile}-{chapter.name}.json"
 
 
 def read_note(chapter: Chapter, profile: str) -> dict[str, Any]:
@@ -227,3 +257,12 @@ def chapter_state(
         output
     )
     return State("fresh" if fresh else "stale", note.get("duration_seconds"), note.get("finished_at"))
+
+
+def listed_state(chapter: Chapter, profile: str) -> State:
+    """What `nnopt list` tells: as published, a chapter is fresh also where its committed notebook is."""
+    state = chapter_state(chapter, profile)
+    if profile != "published" or state.word == "fresh" or not committed_is_fresh(chapter):
+        return state
+    saved = read_status()[chapter.name]
+    return State("fresh", saved["duration_seconds"], saved["finished_at"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, refuse
 from nnopt_lib.experiment import rows_read
-from nnopt_lib.store import plain, project_root, write_atomically
+from nnopt_lib.store import build_folder, plain, write_atomically
 
 MARKS = {"V": "read in the primary source", "V2": "read in a secondary source", "M": "from memory"}
 
@@ -32,8 +32,8 @@ def claim(chapter: str, id: str, sentence: str, *, holds: bool, **numbers: Any) 
     """
     if not isinstance(holds, bool) and type(holds).__name__ not in ("bool", "bool_"):
         refuse("holds must be True or False, computed from rows", repr(holds))
-    print(f"✓ {sentence}" if holds else f"✗ does not hold here: {sentence}")
     record = {"kind": "claim", "sentence": sentence, "holds": bool(holds), "numbers": numbers}
+    print(statement(record))
     _record(chapter, id, record)
 
 
@@ -81,9 +81,16 @@ def replay(
     record = {"kind": "replay", "quantity": quantity, "published": published, "half_width": half_width}
     record |= {"at_least": at_least, "mean": mean, "low": low, "high": high}
     record |= {"mark": mark, "source": source, "verdict": verdict}
-    ours = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
-    print(f"{quantity}: published {published_band(record)} · ours {ours} · {verdict}")
+    print(statement(record))
     _record(chapter, id, record)
+
+
+def statement(record: Mapping[str, Any]) -> str:
+    """The line that a claim or a replay prints, its verdict with it, from its record."""
+    if record["kind"] == "claim":
+        return ("✓ " if record["holds"] else "✗ does not hold here: ") + str(record["sentence"])
+    ours = "{mean:.3g} [{low:.3g}, {high:.3g}]".format(**record)
+    return f"{record['quantity']}: published {published_band(record)} · ours {ours} · {record['verdict']}"
 
 
 def published_band(record: Mapping[str, Any]) -> str:
@@ -94,7 +101,7 @@ def published_band(record: Mapping[str, Any]) -> str:
 
 def _record(chapter: str, id: str, record: dict[str, Any]) -> None:
     """Put one record into ``build/claims/<chapter>.json``, in the place of an older one of the same id."""
-    file = project_root() / "build" / "claims" / f"{chapter}.json"
+    file = build_folder() / "claims" / f"{chapter}.json"
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -12,16 +12,13 @@ import typer
 
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
 from nnopt_lib.cli_labs import labs
+from nnopt_lib.cli_results import Names, results
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-results = typer.Typer(rich_markup_mode=None, help="Look after stored and published rows.")
 app.add_typer(results, name="results")
 app.add_typer(labs, name="labs")
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NN]...", help="chapters; all where none is named")
-]
 Profile = Annotated[str, typer.Option(help="quick (seconds, few seeds) or published (what the book shows)")]
 Jobs = Annotated[int, typer.Option(help="chapters at once; they share the cores")]
 
@@ -48,11 +45,11 @@ def list_chapters(profile: Profile = "published") -> None:
     nnopt list
     nnopt list --profile quick
     """
-    from nnopt_lib.chapters import PROFILES, chapter_state, find_chapters
+    from nnopt_lib.chapters import PROFILES, find_chapters, listed_state
 
     check_choice("profile", profile, PROFILES)
     for chapter in find_chapters():
-        state = chapter_state(chapter, profile)
+        state = listed_state(chapter, profile)
         seconds = "" if state.duration_seconds is None else f"{state.duration_seconds:.1f} s"
         typer.echo(f"{chapter.name:24} {state.word:10} {seconds:>9}  {chapter.title}")
 
@@ -76,6 +73,7 @@ def run(
     nnopt run 01 02 --profile quick --jobs 2
     nnopt run 02 -p device cpu -p recompute true
     nnopt run 01 --save
+    nnopt run 01 --save -p recompute true        also compute published rows anew, and replace them
     """
     from nnopt_lib.chapters import find_chapters
     from nnopt_lib.running import run_chapters
@@ -127,7 +125,9 @@ def book(
     jobs: Jobs = 1,
     force: Annotated[bool, typer.Option("--force", help="build the pages even if nothing changed")] = False,
 ) -> None:
-    """Execute the chapters that are not fresh, then build the book around them.
+    """Build the book, from committed notebooks where nothing has changed since they were saved.
+
+    A chapter that has changed is executed first, on published rows alone.
 
     \b
     nnopt book
@@ -139,9 +139,13 @@ def book(
 
     check_int("--jobs", jobs, at_least=1)
     chapters = find_chapters()
-    for name, outcome in run_chapters(chapters, profile, jobs=jobs).items():
+    outcomes = run_chapters(chapters, profile, jobs=jobs, published_rows=profile == "published")
+    for name, outcome in outcomes.items():
         typer.echo(f"{name:24} {outcome}")
-    notebooks = {chapter.name: chapter.executed(profile) for chapter in chapters}
+    notebooks = {
+        chapter.name: chapter.notebook if outcomes[chapter.name] == "stored" else chapter.executed(profile)
+        for chapter in chapters
+    }
     typer.echo(f"The book is {build_book(notebooks=notebooks, profile=profile, force=force)}")
 
 
@@ -225,59 +229,6 @@ def writeup(
     from nnopt_lib.writeup import build_writeup
 
     typer.echo(f"The paper is {build_writeup(out)}")
-
-
-@results.command("list")
-def list_results() -> None:
-    """Print the experiments, with the number of their records in the store and published."""
-    from nnopt_lib.store import count_records
-
-    for experiment, (stored, published) in count_records().items():
-        typer.echo(f"{experiment:32} {stored:6} stored {published:6} published")
-
-
-@results.command()
-def verify(
-    chapters: Names = None,
-    tolerance: Annotated[float, typer.Option(help="allowed difference, relative or absolute")] = 0.01,
-) -> None:
-    """Recompute the quick profile and compare with the published rows of the same runs, except times.
-
-    \b
-    nnopt results verify
-    nnopt results verify 01 --tolerance 0.001
-    """
-    from nnopt_lib.chapters import find_chapters
-    from nnopt_lib.running import verify_chapter
-
-    check_number("--tolerance", tolerance, at_least=0)
-    for chapter in find_chapters(chapters or []):
-        typer.echo(
-            f"{chapter.name:24} {verify_chapter(chapter, tolerance)} runs equal to within {tolerance:g}"
-        )
-
-
-@results.command()
-def prune(
-    older_than_days: Annotated[
-        float | None, typer.Option(help="also remove all records older than this")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="only print what would be removed")] = False,
-) -> None:
-    """Remove from the local store what is published too, set aside as damaged, or left by killed runs.
-
-    \b
-    nnopt results prune --dry-run
-    nnopt results prune --older-than-days 30
-    """
-    from nnopt_lib import store
-
-    if older_than_days is not None:
-        check_number("--older-than-days", older_than_days, at_least=0)
-    removed = store.prune(older_than_days, dry_run)
-    for path in removed:
-        typer.echo(path)
-    typer.echo(f"{len(removed)} files {'would be ' if dry_run else ''}removed")
 
 
 @app.command()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import shutil
 import sys
-from pathlib import Path
 
+from nnopt_lib.data.catalog import CATALOG, Entry
 from nnopt_lib.experiment import project_root, provenance
 
 TOOLS = ("jupyterlab", "papermill", "nbval", "jupyter-book")
@@ -28,16 +27,13 @@ def describe_environment() -> dict[str, str]:
         "accelerator": hardware["accelerator"] or "not found; everything runs on the processor",
         "project": str(project_root()),
         "commit": origin["commit"] or "not found",
-        "MNIST": _mnist() or "not found; downloaded on first use, or name its folder by NNOPT_DATA",
+        **{entry.name: _where(entry) for entry in CATALOG.values() if entry.files},
     }
 
 
-def _mnist() -> str | None:
-    import pooch
-
-    named = os.environ.get("NNOPT_DATA")
-    folders = [Path(named), Path(named) / "mnist"] if named else []
-    for folder in (*folders, Path(pooch.os_cache("nnopt"))):
-        if any(folder.glob("*-idx3-ubyte*")):
-            return str(folder)
-    return None
+def _where(entry: Entry) -> str:
+    return (
+        "on this machine"
+        if entry.is_local
+        else "not found; downloaded on first use, or name its folder by NNOPT_DATA"
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.store import project_root, writing
+from nnopt_lib.store import build_folder, project_root, writing
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -23,11 +27,25 @@ LANGUAGE = {
 
 
 def kernel_environment() -> dict[str, str]:
-    """What kernels get besides the caller's environment: the project's root, and quiet on stderr.
+    """What kernels get besides the caller's environment: the project's folders, and quiet on stderr.
 
     No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
+    A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder. Where the home cannot be
+    written it is a temporary folder, since IPython and Matplotlib would complain on stderr.
     """
-    return {"NNOPT_HOME": str(project_root()), "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    named = os.environ.get("NNOPT_DATA")
+    folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
+    folders |= {"NNOPT_DATA": os.path.abspath(named)} if named else {}
+    folders |= {} if os.access(os.path.expanduser("~"), os.W_OK) else {"HOME": _temporary_home()}
+    return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+@functools.cache
+def _temporary_home() -> str:
+    """One for this process, removed when it ends."""
+    folder = tempfile.mkdtemp(prefix="nnopt-home-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def execute(

@@ -26,6 +26,7 @@ from nnopt_lib.store import (
     lock,
     plain,
     project_root,
+    published_rows_only,
     read_published,
     read_record,
     run_id,
@@ -55,7 +56,7 @@ def run_experiment(
     recompute: bool = False,
     store: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows for every setting: looked up in the store, then in the published rows, else computed.
+    """Rows for every setting: the published ones, else those in the local store, else computed.
 
     - experiment: its name, beginning with the chapter: ``"01-held-out"``.
     - settings: frozen dataclasses, all different; every field counts for the run id.
@@ -64,12 +65,13 @@ def run_experiment(
     - results_version: raise it when `compute` changes what its numbers mean.
     - jobs: processes; None leaves it to NNOPT_JOBS or to ``joblib.parallel_config(...)``.
     - cluster: address of a Dask scheduler, as ``"tcp://host:8786"``; None leaves it to NNOPT_CLUSTER.
-    - recompute: compute all again and replace what is stored.
+    - recompute: compute all again and replace what is stored; what is published stays for the next call.
     - store: folder of the records, ``build/store`` by default.
 
     Returns new dictionaries in the order of `settings`: the settings' fields, the row's own fields, `run_id`.
     Each record is written the moment it is finished, so a killed run goes on where it stopped, and two runs
-    at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON.
+    at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON; with
+    NNOPT_ROWS=published, which checks and the book set, all that is not published, and `recompute`.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -84,13 +86,10 @@ def run_experiment(
     check_int("results_version", results_version, at_least=1)
     folder = Path(store or store_folder()) / experiment
     runs = _plan(experiment, settings, _fingerprint(data), results_version)
-    records: dict[str, dict[str, Any]] = {}
-    if not recompute:
-        published = read_published(experiment)
-        for identity in runs:
-            record = read_record(folder / f"{identity}.json") or published.get(identity)
-            if record is not None:
-                records[identity] = record
+    if published_rows_only():
+        records = _published_alone(experiment, runs, recompute)
+    else:
+        records = {} if recompute else _look_up(experiment, runs, folder)
     tasks = {folder / f"{identity}.json": run for identity, run in runs.items() if identity not in records}
     for record in _compute_all(tasks, compute, jobs, recompute, cluster):
         records[record["run_id"]] = record
@@ -100,6 +99,30 @@ def run_experiment(
         for identity in runs
         for row in records[identity]["rows"]
     ]
+
+
+def _look_up(experiment: str, runs: Mapping[str, Task], folder: Path) -> dict[str, dict[str, Any]]:
+    """The records of `runs` so far. Published ones win, so that a chapter says the same everywhere."""
+    published, records = read_published(experiment), {}
+    for identity in runs:
+        record = published.get(identity) or read_record(folder / f"{identity}.json")
+        if record is not None:
+            records[identity] = record
+    return records
+
+
+def _published_alone(experiment: str, runs: Mapping[str, Task], recompute: bool) -> dict[str, dict[str, Any]]:
+    """The published records of `runs`, all of them or a refusal: what rests on them must not take hours."""
+    published = read_published(experiment)
+    rule = f"{experiment} must take all its rows from the published ones while NNOPT_ROWS is published"
+    if recompute:
+        refuse(rule, "recompute=True")
+    missing = [task[0]["settings"] for identity, task in runs.items() if identity not in published]
+    if missing:
+        count = f"{len(missing)} of {len(runs)} settings that are not published, the first {missing[0]}"
+        number = experiment[:2] if re.match(r"\d\d-", experiment) else "NN"
+        refuse(rule, count, f"Run nnopt run {number} --save.")
+    return {identity: published[identity] for identity in runs}
 
 
 def _plan(

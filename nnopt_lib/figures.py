@@ -22,7 +22,7 @@ from nnopt_lib.experiment import provenance, rows_read
 from nnopt_lib.look import FORMATS, STYLES
 from nnopt_lib.papers import as_csv, as_latex, references_of
 from nnopt_lib.published import read_status, stale_rows
-from nnopt_lib.store import plain, project_root, write_atomically
+from nnopt_lib.store import build_folder, plain, project_root, write_atomically
 
 NARROWEST_INCHES, WIDEST_INCHES = 1.0, 100.0  # beyond either is a slip of units
 
@@ -70,7 +70,7 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     figure = {"format": 1, "name": name, "kind": kind, "alt": alt, "options": options}
     figure |= {"rows": [dict(row) for row in rows], "rests_on": rows_read(), "provenance": provenance()}
     figure = plain(figure, f"figure {name}")
-    folder = project_root() / "build" / "figures" / name
+    folder = build_folder() / "figures" / name
     try:
         _write(figure, "screen", None, FORMATS, folder, own=True)
     except KeyError as error:
@@ -132,19 +132,17 @@ def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
 
 def _stored(name: str, own: bool) -> Path | None:
     """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
-    root = project_root()
     places = [
-        root / "chapters" / "results" / "figures" / f"{name}.json",
-        root / "build" / "figures" / name / "figure.json",
+        project_root() / "chapters" / "results" / "figures" / f"{name}.json",
+        build_folder() / "figures" / name / "figure.json",
     ]
     return next((place for place in (places[::-1] if own else places) if place.is_file()), None)
 
 
 def list_figures() -> list[str]:
     """The names of all figures that can be drawn again, in order."""
-    root = project_root()
-    made = (path.parent.name for path in root.glob("build/figures/*/figure.json"))
-    published = (path.stem for path in root.glob("chapters/results/figures/*.json"))
+    made = (path.parent.name for path in build_folder().glob("figures/*/figure.json"))
+    published = (path.stem for path in project_root().glob("chapters/results/figures/*.json"))
     return sorted({*made, *published})
 
 
@@ -183,7 +181,7 @@ def redraw(
         figure = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
         refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
-    folder = out or project_root() / "build" / "figures" / name / ("paper" if style == "paper" else ".")
+    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
     return _write(figure, style, width_inches, formats, folder, own)
 
 

@@ -12,7 +12,7 @@ from nnopt_lib.chapters import Chapter, read_source
 from nnopt_lib.checks import NnoptError, nearest, refuse
 from nnopt_lib.course import Course, hash_of, make_course, run
 from nnopt_lib.execution import execute
-from nnopt_lib.store import project_root, write_atomically
+from nnopt_lib.store import build_folder, project_root, write_atomically
 
 MARK = "nnopt"  # our part of a notebook's metadata
 HEADING = "This is what it should look like:"
@@ -69,7 +69,7 @@ def draw_pictures(lab: Chapter, source: Any) -> list[str]:
     """What the solution draws in the cells tagged `expected`, in order, as base64 of a .png file."""
     import nbformat
 
-    output = project_root() / "build" / "labs" / f"{lab.name}.ipynb"
+    output = build_folder() / "labs" / f"{lab.name}.ipynb"
     text = execute(f"labs/{lab.name}", source, {}, output, {"NNOPT_STUDENT": "instructor"})
     pictures = []
     for cell in _expected(nbformat.reads(text, as_version=4)):

@@ -12,7 +12,9 @@ from typing import Any
 
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.claims import published_band
+from nnopt_lib.data.page import overview
 from nnopt_lib.play import front_widget, masks_widget
+from nnopt_lib.published import read_machines
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -27,6 +29,8 @@ def fill(
     makers = {
         "status": lambda: status_tables(titles, runs),
         "ledger": lambda: ledger_tables(titles, claims),
+        "machines": lambda: machines_table(titles, read_machines()),
+        "data": overview,
         "play-masks": masks_widget,
         "play-front": front_widget,
     }
@@ -119,6 +123,52 @@ def _replay_row(record: Mapping[str, Any]) -> list[str]:
     measured = f"{record['mean']:#.4g} [{record['low']:#.4g}, {record['high']:#.4g}]"
     source = f"{{cite:t}}`{record['source']}`"
     return [record["quantity"], published_band(record), record["mark"], source, measured, record["verdict"]]
+
+
+def machines_table(titles: Mapping[str, str], machines: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of what other machines computed, by chapter: the published profile, else the quick."""
+    lines = []
+    for machine in machines:
+        for stem, by_profile in machine["chapters"].items():
+            seen = by_profile.get("published") or by_profile["quick"]
+            chapter = (
+                f"[{stem[:2]} · {titles[stem]}](../chapters/{stem}.ipynb)" if stem in titles else stem[:2]
+            )
+            where = f"{machine['cpu']}, {seen['date']}; published on {', '.join(seen['published_on'])}"
+            lines.append([where, chapter, *_differences(seen), _conclusions(seen)])
+    if not lines:
+        return "Nobody has compared another machine yet."
+    heads = ["Machine", "Chapter", "Runs compared", "Runs that differ", "Largest difference"]
+    return _table([*heads, "Conclusions that would move"], lines)
+
+
+def _differences(seen: Mapping[str, Any]) -> list[object]:
+    beyond, worst = f"{seen['differing']} by more than {seen['tolerance']:g}", seen["worst"]
+    differ = f"{seen['unequal']}, {beyond}" if seen["unequal"] else "none"
+    if seen["absent"]:
+        differ += f"; {seen['absent']} more are not asked for there"
+    if worst is None:
+        return [seen["runs"], differ, "–"]
+    values = [
+        f"{one:.6g}" if isinstance(one, float) else str(one)
+        for one in (worst["published"], worst["computed"])
+    ]
+    return [
+        seen["runs"],
+        differ,
+        f"{worst['field']} of `{worst['experiment']}`: {values[0]} published, {values[1]} there",
+    ]
+
+
+def _conclusions(seen: Mapping[str, Any]) -> str:
+    """Every conclusion whose verdict is another one there, with both sentences; how many were compared."""
+    if seen["claims"] is None:
+        return "not compared (quick profile)"
+    moved = [one for one in seen["changed"] if one["moved"]]
+    told = [f"`{one['id']}`: “{one['published']}” becomes “{one['computed']}”" for one in moved]
+    reworded = len(seen["changed"]) - len(moved)
+    tail = f"{reworded} read otherwise in a digit" if reworded else ""
+    return "; ".join([*(told or [f"none of {seen['claims']}"]), *filter(None, [tail])])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

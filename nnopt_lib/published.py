@@ -50,6 +50,12 @@ def read_claims() -> dict[str, dict[str, Any]]:
     return {f"{record['chapter']}/{record['id']}": record for file in files for record in read_json(file)}
 
 
+def read_machines() -> list[dict[str, Any]]:
+    """What `nnopt results verify --save` saw on other machines, one dictionary each, by name of processor."""
+    files = sorted((results_folder() / "machines").glob("*.json"))
+    return sorted((read_json(file) for file in files), key=lambda machine: machine["cpu"])
+
+
 def stale_rows(chapter: str, rests_on: Iterable[str], status: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Why something that `chapter` published is no longer what the rows give; empty where it still is.
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import time
 import uuid
 import warnings
@@ -18,13 +19,15 @@ from nnopt_lib.checks import NnoptError, refuse
 
 FORMAT = 1
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+# Added to the environment of what must be the same on every machine: checks and the published book.
+PUBLISHED_ROWS_ONLY = {"NNOPT_ROWS": "published"}
 
 
 def project_root() -> Path:
     """The folder that holds `chapters/` and `build/`: NNOPT_HOME, else the checkout around this folder.
 
     Returns an absolute path; the current folder where no parent has both `chapters/` and `pyproject.toml`.
-    Refuses an NNOPT_HOME that is not a folder. Example: ``project_root() / "build" / "store"``.
+    Refuses an NNOPT_HOME that is not a folder. Example: ``project_root() / "chapters"``.
     """
     home = os.environ.get("NNOPT_HOME")
     if home:
@@ -36,6 +39,14 @@ def project_root() -> Path:
         if (folder / "chapters").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
     return here
+
+
+def build_folder() -> Path:
+    """Where everything goes that is made and not committed: NNOPT_BUILD, else ``build`` of the project.
+
+    Example: ``build_folder() / "notebooks" / "quick"``.
+    """
+    return Path(os.environ.get("NNOPT_BUILD") or project_root() / "build")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -58,6 +69,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):  # the first error is the one to tell
                 temporary.unlink()
             raise
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, in one sentence, a folder in which no file can be made; it is made where it is not there.
+
+    For commands that would write much later, or many times. Example: ``check_writable(Path("build"))``.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+            pass
 
 
 @contextlib.contextmanager
@@ -140,7 +162,18 @@ def _canonical(value: Any, allow_nan: bool = True) -> str:
 
 def store_folder() -> Path:
     """Where records are kept: NNOPT_STORE, else ``build/store`` of the project; one folder per experiment."""
-    return Path(os.environ.get("NNOPT_STORE") or project_root() / "build" / "store")
+    return Path(os.environ.get("NNOPT_STORE") or build_folder() / "store")
+
+
+def published_rows_only() -> bool:
+    """Whether NNOPT_ROWS is ``published``: then no row comes from the local store, and none is computed.
+
+    Refuses any other word in NNOPT_ROWS. Example: ``published_rows_only()`` is False where it is not set.
+    """
+    word = os.environ.get("NNOPT_ROWS", "")
+    if word not in ("", "published"):
+        refuse("NNOPT_ROWS must be published or not set", repr(word))
+    return word == "published"
 
 
 def published_file(experiment: str) -> Path:
@@ -179,17 +212,26 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def read_published(experiment: str) -> dict[str, dict[str, Any]]:
     """The published records of `experiment` by run id; damaged lines are left out, and the user is told."""
-    path = published_file(experiment)
-    if not path.is_file():
-        return {}
     records = {}
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
-        record, damage = _parse(line, experiment)
+    for line, record, damage in _published_lines(experiment):
         if record is None:
-            warnings.warn(f"{path} line {number} {damage}; left out.", stacklevel=2)
+            warnings.warn(f"{line} {damage}; left out.", stacklevel=2)
         else:
             records[record["run_id"]] = record
     return records
+
+
+def damaged_lines(experiment: str) -> list[str]:
+    """What is wrong with the published rows of `experiment`, a sentence without its point for each line."""
+    return [f"{line} {damage}" for line, record, damage in _published_lines(experiment) if record is None]
+
+
+def _published_lines(experiment: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
+    """File and number of each published line, its record and what is wrong with it (one of the two)."""
+    path = published_file(experiment)
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        yield (f"{path} line {number}", *_parse(line, experiment))
 
 
 def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[str, Any] | None, str]:
@@ -210,15 +252,18 @@ def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[st
     return record, ""
 
 
-def publish(experiment: str, run_ids: Iterable[str]) -> Path:
+def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None = None) -> Path:
     """Make ``chapters/results/<experiment>.jsonl`` hold exactly the records `run_ids`; returns its path.
 
-    Records come from the local store, else from what is published already; one found in neither is refused.
+    A record that is published already stays as it is, whatever the local store holds; others come from the
+    local store. `recomputed` names another store, whose records replace published ones: the author's wish.
+    One that is found nowhere is refused.
     """
-    published = read_published(experiment)
+    published, name = read_published(experiment), f"{experiment}/{{}}.json"
     records = []
     for identity in sorted(set(run_ids)):
-        record = read_record(store_folder() / experiment / f"{identity}.json") or published.get(identity)
+        record = read_record(recomputed / name.format(identity)) if recomputed else None
+        record = record or published.get(identity) or read_record(store_folder() / name.format(identity))
         if record is None:
             refuse(f"run {identity} of {experiment} must be in the store", None, "Run its chapter again.")
         records.append(record)

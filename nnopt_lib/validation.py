@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from nnopt_lib.chapters import Chapter, default_parameters, read_source
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.execution import kernel_environment
+from nnopt_lib.store import PUBLISHED_ROWS_ONLY
 
 # Words of the template's headings, in their order; a heading may say more.
 SECTIONS = ("learn", "idea", "hand", "experiment", "fails", "claims", "exercises", "summary", "sources")
@@ -133,6 +134,7 @@ def _output_problems(notebook: Any) -> Iterator[str]:
 def nbval_problems(notebook: Path) -> Iterator[str]:
     """What pytest with nbval says of a committed notebook, executed in a process and a kernel of its own.
 
+    It reads published rows alone, so that what a machine has computed for itself decides nothing.
     An expected failure (nbval's mark on all cells after a timeout) and a skipped cell count as problems too.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +150,9 @@ def nbval_problems(notebook: Path) -> Iterator[str]:
             "no:xdist",
         ]
         command += ["--color=no", f"--junitxml={report}", str(notebook)]
-        environment = {**os.environ, **kernel_environment()}
+        # What a notebook draws and claims while it is checked replaces nothing of one's own runs.
+        apart = {**PUBLISHED_ROWS_ONLY, "NNOPT_BUILD": str(Path(folder) / "build")}
+        environment = {**os.environ, **kernel_environment(), **apart}
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )

@@ -23,7 +23,7 @@ from nnopt_lib.claims import published_band
 from nnopt_lib.figures import redraw
 from nnopt_lib.measure import interval
 from nnopt_lib.published import check_fresh, read_claims, read_json, read_status, results_folder, row_hashes
-from nnopt_lib.store import project_root, read_published, write_atomically
+from nnopt_lib.store import build_folder, project_root, read_published, write_atomically
 
 SOURCE = "book/writeup/paper.typ"
 VERDICTS = ("inside", "differs", "holds", "does not hold")
@@ -38,7 +38,7 @@ def build_writeup(out: Path | None = None) -> Path:
     Refuses a name in the source that no chapter recorded, and records or figures whose rows have changed
     since they were made: one line each, with the row file. Needs no network.
     """
-    out = out or project_root() / "build" / "writeup" / "paper.pdf"
+    out = out or build_folder() / "writeup" / "paper.pdf"
     if out.is_dir():
         refuse("--out must name a file", f"the folder {out}", f"As {out / 'paper.pdf'}.")
     source = project_root() / SOURCE

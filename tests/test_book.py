@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nnopt_lib import book, pages
+from nnopt_lib import book, figures, pages, store
+from nnopt_lib.chapters import find_chapters
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.running import run_chapter, run_chapters, save_chapter
+from nnopt_lib.validation import check_chapter
+from tests.tiny_course import edit, write_course
 
 ROOT = Path(__file__).parents[1]
 STEM = "01-source-article"
@@ -156,8 +160,9 @@ def test_ledger_reads_what_claim_and_replay_record(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("profile, shown", [("quick", "Quickly so."), ("published", "So it is.")])
 def test_ledger_takes_the_claims_of_this_run_and_else_the_published_ones(
-    home: Path, tmp_path: Path, profile: str, shown: str
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, shown: str
 ) -> None:
+    monkeypatch.setenv("NNOPT_HOME", str(tmp_path / "home"))
     shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("_build", "build"))
     runs, stored = tmp_path / "home" / "build" / "runs", tmp_path / "home" / "chapters" / "results" / "claims"
     runs.mkdir(parents=True)
@@ -169,6 +174,74 @@ def test_ledger_takes_the_claims_of_this_run_and_else_the_published_ones(
     book._assemble(tmp_path / "home", {STEM: notebook}, profile, tmp_path / "source")
     ledger = (tmp_path / "source" / "book" / "ledger.md").read_text(encoding="utf-8")
     assert shown in ledger and ("Quickly so." in ledger) == (profile == "quick")
+
+
+def test_pages_about_a_committed_notebook_are_made_from_what_is_committed(home: Path, tmp_path: Path) -> None:
+    root = tmp_path / "home"
+    shutil.copytree(home, root, ignore=shutil.ignore_patterns("_build", "build"))
+    runs, claims = root / "build" / "runs", root / "chapters" / "results" / "claims"
+    runs.mkdir(parents=True)
+    claims.mkdir(parents=True)
+    mine = {"duration_seconds": 7654.3, "finished_at": "", "claims": [{**CLAIMS[0], "sentence": "Mine."}]}
+    (runs / f"published-{STEM}.json").write_text(json.dumps(mine))
+    (claims / f"{STEM}.json").write_text(json.dumps(CLAIMS))
+    saved = {"duration_seconds": 12.5, "finished_at": "2026-01-02T03:04:05", "versions": {"torch": "2.13.0"}}
+    hardware = {"cpu": "Theirs", "cores": 2, "memory_bytes": 2**30}
+    status = {STEM: {**saved, "hardware": hardware, "commit": None}}
+    (root / "chapters" / "results" / "status.json").write_text(json.dumps(status))
+    committed = write_notebook(root / "chapters" / f"{STEM}.ipynb", "# What?")
+    executed = write_notebook(tmp_path / f"{STEM}.ipynb", "# What?")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNOPT_HOME", str(root))
+        for notebook, seconds, sentence in ((committed, "12.5", "So it is."), (executed, "7654.3", "Mine.")):
+            book._assemble(root, {STEM: notebook}, "published", tmp_path / "source")
+            assert f"| {seconds} |" in (tmp_path / "source" / "book" / "status.md").read_text(
+                encoding="utf-8"
+            )
+            ledger = (tmp_path / "source" / "book" / "ledger.md").read_text(encoding="utf-8")
+            assert sentence in ledger and ("Mine." in ledger) == (notebook == executed)
+
+
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny course with the real pages, whose first chapter records a claim and draws a figure."""
+    write_course(tmp_path, monkeypatch)
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build"))
+    for page in ("questions", "play"):
+        (tmp_path / "book" / f"{page}.md").write_text(f"# The page {page}\n", encoding="utf-8")
+    edit(tmp_path / "book" / "_toc.yml", "01-source-article", "01-first")
+    (tmp_path / "chapters" / "02-second.md").unlink()
+    drawn = 'figures.save_figure("01-y", rows, "curves", x="seed", y="y", x_label="seed", y_label="y", alt="A line.")'
+    recorded = 'claim("01-first", "sum", f"It is {sum(r[\'y\'] for r in rows):.1f}.", holds=True)'
+    source = tmp_path / "chapters" / "01-first.md"
+    edit(source, '[row["y"] for row in rows]', drawn)
+    edit(source, 'def claim(*words): print(*words)\nclaim("holds")', recorded)
+    edit(source, "import dataclasses, sys", "import dataclasses\nfrom nnopt_lib import claim, figures")
+    return tmp_path
+
+
+@pytest.mark.notebook
+def test_rows_of_this_machine_move_neither_check_nor_book_nor_figures(course: Path) -> None:
+    (chapter,) = find_chapters(["1"])
+    save_chapter(chapter)
+
+    def seen() -> dict[str, bytes]:
+        notebooks = {chapter.name: chapter.notebook}
+        assert run_chapters([chapter], published_rows=True) == {chapter.name: "stored"}
+        book._assemble(course, notebooks, "published", course / "source")
+        figures.redraw("01-y", out=course / "figures", formats=["svg"])
+        folders = (course / "source", course / "figures")
+        return {str(path): path.read_bytes() for one in folders for path in one.rglob("*") if path.is_file()}
+
+    before = seen()
+    run_chapter(chapter, "quick", {"recompute": "true"})  # its figure and claims are in build/ now
+    for path in (course / "build" / "store" / "01-rows").glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        store.write_record(path, {**record, "rows": [{"y": record["rows"][0]["y"] + 0.3}]})
+    assert check_chapter(chapter) == []
+    run_chapter(chapter, force=True)
+    assert before == seen()
+    assert "It is 6.0." in chapter.executed("published").read_text(encoding="utf-8")
 
 
 def test_a_chapter_that_was_not_executed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

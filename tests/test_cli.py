@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 from nnopt_lib import book as book_module
 from nnopt_lib import running, store, validation
 from nnopt_lib.cli import _joined, main
+from nnopt_lib.data.catalog import CATALOG
 from nnopt_lib.experiment import run_experiment
 
 CHAPTER = """\
@@ -118,7 +120,7 @@ FAILURES = [
     (["run", "--jobs", "two"], 2, "Invalid value for '--jobs': Input should be a valid integer, "
      "unable to parse string as an integer. See nnopt --help."),
     (["run", "--save", "--profile", "quick"], 1,
-     "only the published profile with its own parameters can be saved; received quick {}."),
+     "only the published profile with its own parameters, or with -p recompute true, can be saved; received quick {}."),
     (["run", "--profil", "quick"], 2, "No such option: --profil (Possible options: --profile). See nnopt --help."),
     (["rum"], 2, "No such command 'rum'. Did you mean 'run'? See nnopt --help."),
     (["results"], 2, "Missing command. See nnopt --help."),
@@ -205,6 +207,32 @@ def test_book_executes_what_is_stale_and_hands_the_notebooks_on(capsys, project,
     assert handed == [(notebooks, False), (notebooks, True)]
 
 
+def test_book_takes_a_committed_notebook_that_is_fresh_and_list_says_so(
+    capsys, project, executions, monkeypatch
+):
+    handed = {}
+
+    def build_book(*, notebooks, profile, force=False):
+        handed.update(notebooks)
+        return project
+
+    monkeypatch.setattr(book_module, "build_book", build_book)
+    assert run(capsys, "run", "01", "--save", "-p", "recompute", "true")[0] == 0
+    assert executions == [("01-first", {"recompute": True}), ("01-first", {})]
+    shutil.rmtree(project / "build")
+    executions.clear()
+    assert run(capsys, "list")[1].splitlines()[0].split()[:2] == ["01-first", "fresh"]
+    assert run(capsys, "list", "--profile", "quick")[1].splitlines()[0].split()[:2] == ["01-first", "never"]
+    out = run(capsys, "book")[1]
+    assert out.startswith("01-first                 stored\n02-second                executed\n")
+    assert [name for name, parameters in executions] == ["02-second"]
+    assert handed == {
+        "01-first": project / "chapters" / "01-first.ipynb",
+        "02-second": project / "build" / "notebooks" / "published" / "02-second.ipynb",
+    }
+    assert run(capsys, "book", "--profile", "quick")[1].count("executed") == 2
+
+
 def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(capsys, monkeypatch):
     drawn = []
     fake = SimpleNamespace(
@@ -251,10 +279,12 @@ def test_env_says_what_there_is_and_what_was_not_found(capsys, project, monkeypa
     assert (status, err) == (0, "")
     assert lines["python"] == sys.version.split()[0] and lines["jupyter-book"].startswith("1.")
     assert lines["accelerator"] == "not found; everything runs on the processor"
-    assert lines["MNIST"] == "not found; downloaded on first use, or name its folder by NNOPT_DATA"
-    (project / "data" / "mnist").mkdir(parents=True)
-    (project / "data" / "mnist" / "train-images-idx3-ubyte.gz").touch()
-    assert f"MNIST            {project / 'data' / 'mnist'}\n" in run(capsys, "env")[1]
+    assert lines["mnist"] == "not found; downloaded on first use, or name its folder by NNOPT_DATA"
+    for file in CATALOG["banking77"].files:
+        path = project / "data" / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert "banking77        on this machine\n" in run(capsys, "env")[1]
 
 
 def test_the_command_itself_ends_with_the_status(project):

@@ -6,7 +6,10 @@ import pytest
 
 import nnopt_lib
 
-MODULES = sorted(path.stem for path in Path(nnopt_lib.__file__).parent.glob("[a-z]*.py"))
+LIBRARY = Path(nnopt_lib.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in LIBRARY.rglob("[a-z]*.py")
+)
 FRAMEWORK = {"train", "pruning", "penalties", "description", "nodes", "surgery", "measure", "calibration"} | {
     m for m in MODULES if m.startswith(("torch_", "keras_"))
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import random
@@ -22,6 +23,8 @@ from hypothesis import strategies as st
 
 from nnopt_lib import store
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.data import classification, load_data
+from nnopt_lib.data.catalog import MNIST_FILES
 from nnopt_lib.experiment import project_root, provenance, run_experiment, run_id, write_atomically
 from tests.conftest import small_files
 
@@ -46,7 +49,7 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "chapters").mkdir()
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
     monkeypatch.setenv("NNOPT_PROGRESS", "0")
-    for name in ("NNOPT_STORE", "NNOPT_JOBS", "NNOPT_USED"):
+    for name in ("NNOPT_BUILD", "NNOPT_STORE", "NNOPT_JOBS", "NNOPT_USED", "NNOPT_ROWS"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -316,7 +319,109 @@ def test_a_damaged_published_line_is_named_and_computed_again():
         assert run_experiment("01-try", SETTINGS, compute) == rows
     (line,) = [n for n, row in enumerate(sorted(rows, key=lambda row: row["run_id"]), 1) if row["seed"] == 2]
     assert str(told[0].message) == f"{path} line {line} does not match its own sha256; left out."
+    assert store.damaged_lines("01-try") == [f"{path} line {line} does not match its own sha256"]
     assert compute.seeds == [2]
+
+
+def other_rows(home, value=-1):
+    """Put other rows under the same run ids into the local store, as another processor would."""
+    for path in record_files(home):
+        store.write_record(path, {**json.loads(path.read_text()), "rows": [{"square": value}]})
+
+
+def test_published_rows_come_before_those_of_the_local_store(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    store.publish("01-try", [row["run_id"] for row in rows[:3]])
+    other_rows(home)
+    compute = Counting()
+    found = run_experiment("01-try", [*SETTINGS, Settings(4)], compute)
+    assert [row["square"] for row in found] == [0, 1, 4, -1, 16]  # published, then local, then computed
+    assert compute.seeds == [4]
+
+
+def test_recomputing_gives_the_new_rows_and_leaves_the_published_ones_to_the_next_call(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    store.publish("01-try", [row["run_id"] for row in rows])
+    new = run_experiment("01-try", SETTINGS, lambda settings: {"square": -2}, recompute=True)
+    assert [row["square"] for row in new] == [-2] * 4
+    assert {json.loads(path.read_text())["rows"][0]["square"] for path in record_files(home)} == {-2}
+    assert run_experiment("01-try", SETTINGS, Counting()) == rows
+
+
+def test_publishing_keeps_what_is_published_unless_recomputed_rows_are_named(home, tmp_path):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    ids = [row["run_id"] for row in rows]
+    path = store.publish("01-try", ids[:3])
+    before = path.read_text()
+    other_rows(home)
+    assert store.publish("01-try", ids[:3]).read_text() == before
+    store.publish("01-try", ids)  # the unknown one comes from the store
+    assert [row["square"] for row in run_experiment("01-try", SETTINGS, Counting())] == [0, 1, 4, -1]
+    run_experiment("01-try", SETTINGS[:2], lambda s: {"square": -5}, recompute=True, store=tmp_path / "new")
+    store.publish("01-try", ids, recomputed=tmp_path / "new")
+    assert [row["square"] for row in run_experiment("01-try", SETTINGS, Counting())] == [-5, -5, 4, -1]
+
+
+def test_published_rows_alone_are_read_where_the_machinery_says_so(home, monkeypatch):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    store.publish("01-try", [row["run_id"] for row in rows[:2]])
+    other_rows(home)
+    monkeypatch.setenv("NNOPT_ROWS", "published")
+    compute = Counting()
+    assert run_experiment("01-try", SETTINGS[:2], compute) == rows[:2]
+    rule = "{} must take all its rows from the published ones while NNOPT_ROWS is published; received {}"
+    many = (
+        "2 of 4 settings that are not published, the first {'seed': 2, 'rate': 0.5}. Run nnopt run 01 --save."
+    )
+    cases = [
+        ("01-try", SETTINGS, {}, many),
+        ("01-try", SETTINGS[:1], {"recompute": True}, "recompute=True."),
+        ("search", SETTINGS[:1], {}, "1 of 1 settings that are not published, the first {'seed': 0, 'rate': 0.5}. "
+         "Run nnopt run NN --save."),
+    ]  # fmt: skip
+    for name, wanted, options, received in cases:
+        with pytest.raises(NnoptError) as refusal:
+            run_experiment(name, wanted, compute, **options)
+        assert str(refusal.value) == rule.format(name, received)
+    assert compute.seeds == []
+    monkeypatch.setenv("NNOPT_ROWS", "publishd")
+    with pytest.raises(NnoptError) as refusal:
+        run_experiment("01-try", SETTINGS[:2], compute)
+    assert str(refusal.value) == "NNOPT_ROWS must be published or not set; received 'publishd'."
+
+
+def test_published_rows_on_data_that_is_not_here_are_found_and_only_computing_needs_the_data(
+    home, monkeypatch
+):
+    monkeypatch.delenv("NNOPT_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda name: home / "no-cache")
+    dead = tuple(dataclasses.replace(file, addresses=("http://127.0.0.1:9/x",)) for file in MNIST_FILES)
+    read = functools.partial(classification._idx_set, dead)
+    source = dataclasses.replace(classification.SOURCES["mnist"], read=read)
+    monkeypatch.setitem(classification.SOURCES, "mnist", source)
+    known = Fingerprinted(load_data("mnist").fingerprint)
+    rows = run_experiment("01-try", SETTINGS[:2], lambda s: {"y": s.seed}, data=known)
+    store.publish("01-try", [row["run_id"] for row in rows])
+    (home / "build").rename(home / "elsewhere")
+
+    mnist = load_data("mnist")
+
+    def compute(setting):
+        return {"y": len(mnist.x_train)}
+
+    assert run_experiment("01-try", SETTINGS[:2], compute, data=mnist) == rows
+    with pytest.raises(
+        NnoptError, match="mnist/train-images-idx3-ubyte must be in the folder that NNOPT_DATA"
+    ):
+        run_experiment("01-try", SETTINGS, compute, data=mnist)
+    assert record_files(home) == []  # nothing is stored
+
+
+def test_what_is_made_and_not_committed_goes_where_nnopt_build_says(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("NNOPT_BUILD", str(tmp_path / "elsewhere"))
+    run_experiment("01-try", SETTINGS[:1], Counting())
+    assert len(list((tmp_path / "elsewhere" / "store" / "01-try").glob("*.json"))) == 1
+    assert not (home / "build").exists()
 
 
 # Damage

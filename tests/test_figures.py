@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,15 @@ def test_a_published_figure_is_redrawn_without_a_run(home, tmp_path, monkeypatch
     endings = {"svg", "csv", "tex", "bib", "manifest.json"}
     assert {path.name for path in written} == {f"01-intervals.{ending}" for ending in endings}
     assert written[0].read_bytes() == (made / "01-intervals.svg").read_bytes()
+
+
+def test_the_readmes_picture_is_the_published_figure(home, monkeypatch, tmp_path):
+    root = Path(__file__).parents[1]
+    monkeypatch.setenv("NNOPT_HOME", str(root))
+    figures.redraw("09-fronts", formats=("svg",), out=tmp_path)
+    assert (tmp_path / "09-fronts.svg").read_bytes() == (
+        root / "book" / "_static" / "09-fronts.svg"
+    ).read_bytes()
 
 
 def test_paper_style_has_column_width_and_embedded_fonts(home, tmp_path):
