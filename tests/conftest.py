@@ -16,6 +16,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes at once share the cor
         os.environ.setdefault(name, SHARE)
 
 FRAMEWORKS = ("torch", "keras")
+# Their tests share something that takes long to make: a graded class, a book, a paper, figures.
+SHARING = ("test_book.py", "test_figures.py", "test_lab_grading.py", "test_writeup.py")
 
 
 def _left_out(config: pytest.Config) -> list[str]:
@@ -26,6 +28,19 @@ def _left_out(config: pytest.Config) -> list[str]:
 def pytest_ignore_collect(collection_path, config):
     """Do not even import the tests of a framework that is left out: that alone takes seconds."""
     return True if collection_path.name.startswith(tuple(f"test_{n}" for n in _left_out(config))) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n 2``: the files that share go to one process each, whole and first; other tests one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(SHARING) else nodeid
+
+    return Sharing(config, log) if config.getoption("dist") == "load" else None
 
 
 def pytest_collection_finish(session):

@@ -90,8 +90,7 @@ def chapter_times(root: Path, since: float) -> dict[str, float]:
 # The parts of `make test`
 
 NNOPT = ("-m", "nnopt_lib.cli")
-# Two processes; tests that share something expensive say so by an xdist_group, and stay in one of them.
-PYTEST = ("-m", "pytest", "-n", "2", "--dist", "loadgroup")
+PYTEST = ("-m", "pytest", "-n", "2")
 # What neither the library nor a chapter nor the book is made of. Anything else may make a difference to them.
 PAPERS = (
     "tests",

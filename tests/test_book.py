@@ -21,7 +21,6 @@ from tests.tiny_course import edit, write_course
 
 ROOT = Path(__file__).parents[1]
 STEM = "01-source-article"
-one_process = pytest.mark.xdist_group("book")  # its tests share a book that is built once
 PLANNED = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
 
 
@@ -321,7 +320,6 @@ def built(home: Path) -> dict[str, Path]:
 
 
 @pytest.mark.notebook
-@one_process
 def test_the_first_page_leads_to_the_introduction(home: Path, built: dict[str, Path]) -> None:
     site = home / "book" / "_build" / "html"
     assert "url=book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
@@ -331,7 +329,6 @@ def test_the_first_page_leads_to_the_introduction(home: Path, built: dict[str, P
 
 
 @pytest.mark.notebook
-@one_process
 def test_no_page_asks_for_anything_outside_the_book(home: Path, built: dict[str, Path]) -> None:
     site = home / "book" / "_build" / "html"
     pages = [page for page in site.rglob("*.html") if "_static" not in page.parts]
@@ -354,7 +351,6 @@ def test_no_page_asks_for_anything_outside_the_book(home: Path, built: dict[str,
 
 
 @pytest.mark.notebook
-@one_process
 def test_nothing_is_rebuilt_unless_something_changed(
     home: Path, built: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,7 +377,6 @@ def test_nothing_is_rebuilt_unless_something_changed(
 
 
 @pytest.mark.notebook
-@one_process
 def test_a_warning_fails_the_build_in_one_line_and_keeps_the_old_book(
     home: Path, built: dict[str, Path], tmp_path: Path
 ) -> None:

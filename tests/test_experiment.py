@@ -491,13 +491,17 @@ SWEEP = textwrap.dedent(
             log.write(f"{settings.seed}\\n")
         return {"square": settings.seed**2}
 
+    open(sys.argv[1] + ".ready", "w").close()
+    while not all(map(os.path.exists, sys.argv[3:])):
+        time.sleep(0.002)
     print(json.dumps(run_experiment("01-try", [Settings(seed) for seed in range(20)], compute)))
     """
 )
 
 
-def sweep(home: Path, log: Path, seconds: float, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", SWEEP, str(log), str(seconds)]
+def sweep(home: Path, log: Path, seconds: float, *wait_for: Path, **environment: str) -> subprocess.Popen:
+    """A sweep in a process of its own, which begins when the files in `wait_for` are there."""
+    command = [sys.executable, "-c", SWEEP, str(log), str(seconds), *map(str, wait_for)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NNOPT_HOME": str(home), **environment}
     )
@@ -550,7 +554,8 @@ def test_finished_rows_are_never_computed_again_after_a_kill(home):
 
 def test_two_runs_on_one_store_share_the_work(home):
     logs = home / "first", home / "second"
-    runs = [sweep(home, log, 0.03) for log in logs]
+    ready = [home / f"{log.name}.ready" for log in logs]
+    runs = [sweep(home, log, 0.03, *ready) for log in logs]
     rows = [json.loads(run.communicate()[0]) for run in runs]
     computed = [log.read_text().split() if log.exists() else [] for log in logs]
     assert rows[0] == rows[1]

@@ -27,7 +27,6 @@ from tests.conftest import small_files
 from tests.labs_class import Notebook, guarded_processes, hand_in, solved
 
 pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("own_temporary_folder")]
-one_process = pytest.mark.xdist_group("graded class")  # its tests share what is graded once
 
 LIMITS = {"seconds": 20, "memory-gib": 0.5, "processes": 40, "file-mib": 5}
 BROKEN = "def keep_large(values, threshold):\n    return None"
@@ -209,7 +208,6 @@ def failure(graded, student: str) -> str:
     return graded["records"][student]["failure"]
 
 
-@one_process
 def test_everybody_has_a_grade_or_a_named_failure_within_a_quarter_of_an_hour(graded):
     assert graded["again"].returncode == 0, graded["again"].stderr
     assert len(graded["records"]) >= 30
@@ -218,7 +216,6 @@ def test_everybody_has_a_grade_or_a_named_failure_within_a_quarter_of_an_hour(gr
     assert graded["seconds"] < 15 * 60
 
 
-@one_process
 def test_honest_students_get_what_they_earned(graded):
     for student in ("ada", "Zoé Müller", "李雷", "warns", "deletedsolved", "leftover"):
         assert (points(graded, student), failure(graded, student)) == ((1, 2, 2), ""), student
@@ -248,13 +245,11 @@ FAILURES = {
 }
 
 
-@one_process
 @pytest.mark.parametrize("student", FAILURES)
 def test_a_submission_that_misbehaves_is_named_and_keeps_what_it_earned_before(graded, student):
     assert (points(graded, student), failure(graded, student)) == FAILURES[student]
 
 
-@one_process
 def test_nobody_passes_by_tampering(graded):
     assert points(graded, "deleted") == (0, 0, 0)
     assert points(graded, "deletedall") == (1, 0, 2)
@@ -268,7 +263,6 @@ def test_nobody_passes_by_tampering(graded):
     assert failure(graded, "garbage").startswith("could not be executed, in cell student: ")
 
 
-@one_process
 @pytest.mark.skipif(
     not sandbox.uses_bwrap(), reason="bubblewrap does not work here, so these are not cut off"
 )
@@ -278,7 +272,6 @@ def test_neither_network_nor_other_files_are_reached(graded):
     assert points(graded, "writer") == (1, 2, 0)
 
 
-@one_process
 def test_nothing_outside_the_graders_own_files_has_changed(graded):
     course = graded["course"]
     assert hashes(*(course.folder / name for name in ("source", "release", "submitted"))) == graded["before"]
@@ -289,14 +282,12 @@ def test_nothing_outside_the_graders_own_files_has_changed(graded):
     )
 
 
-@one_process
 def test_nothing_survives_its_grading(graded):
     assert graded["left"] == []
     assert graded["folders"] == set()
     assert guarded_processes() == []
 
 
-@one_process
 def test_grading_goes_on_after_a_kill_without_grading_anyone_twice(graded):
     early, everybody = graded["early"], len(graded["records"])
     assert 6 <= len(early) < everybody
@@ -307,7 +298,6 @@ def test_grading_goes_on_after_a_kill_without_grading_anyone_twice(graded):
     )
 
 
-@one_process
 def test_a_record_says_what_was_typed_and_what_was_not_cut(graded):
     record = graded["records"]["ada"]
     assert record["typed"]["student"] == "ada"
@@ -316,7 +306,6 @@ def test_a_record_says_what_was_typed_and_what_was_not_cut(graded):
     assert record["limits"] == {"seconds": 20.0, "memory_gib": 0.5, "processes": 40, "file_mib": 5}
 
 
-@one_process
 def test_the_report_names_failures_copies_and_other_names(graded, tmp_path):
     from nnopt_lib.lab_report import report
 
@@ -493,28 +482,3 @@ def test_an_unknown_student_and_no_jobs_are_refused(course):
     with pytest.raises(NnoptError) as refused:
         lab_grading.grade(course, "tiny", Limits(), jobs=0)
     assert str(refused.value) == "--jobs must be a whole number, at least 1; received 0."
-
-
-LABS = sorted(path.stem for path in (labs_class.SOURCE.parents[2] / "chapters" / "labs").glob("*.md"))
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    "name", LABS or [pytest.param("", marks=pytest.mark.skip(reason="there are no labs yet"))]
-)
-def test_the_solution_of_a_lab_gets_all_points_and_the_untouched_copy_none(name, tmp_path, monkeypatch):
-    from nnopt_lib.course import make_course
-    from nnopt_lib.lab_sources import find_labs, release
-
-    monkeypatch.setenv("NNOPT_HOME", str(labs_class.SOURCE.parents[2]))
-    course = make_course(tmp_path / "course")
-    release(find_labs([name])[0], course)
-    for student, step in (("solved", "source"), ("untouched", "release")):
-        path = course.notebook("submitted", name, student)
-        path.parent.mkdir(parents=True)
-        shutil.copy(course.notebook(step, name), path)
-    assert lab_grading.grade(course, name, Limits(), jobs=2) == {"solved": "", "untouched": ""}
-    points, most = course.points(name), course.most_points(name)
-    assert points["solved"] == most
-    assert sum(most.values()) == 20
-    assert set(points["untouched"].values()) == {0}

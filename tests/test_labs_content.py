@@ -1,4 +1,4 @@
-"""The five labs are well formed and worth 20 points each; `test_lab_grading` grades their solutions."""
+"""The five labs are well formed and worth 20 points each; `test_lab_solutions` grades their solutions."""
 
 from __future__ import annotations
 

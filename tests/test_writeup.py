@@ -14,7 +14,6 @@ from nnopt_lib import writeup
 from nnopt_lib.checks import NnoptError
 
 ROOT = Path(__file__).resolve().parent.parent
-one_process = pytest.mark.xdist_group("paper")  # its tests share a clone and the paper made in it
 SOURCE = ROOT / writeup.SOURCE
 
 
@@ -60,20 +59,17 @@ def streams(pdf):
             yield stream
 
 
-@one_process
 def test_a_clean_clone_without_a_network_gives_three_to_six_pages(pdf):
     assert pdf.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 6
     date = max(chapter["finished_at"] for chapter in map(writeup.chapter_facts, writeup.read_status()))
     assert b"/CreationDate(D:" + re.sub(r"\D", "", date)[:14].encode() in pdf  # of the rows, not of today
 
 
-@one_process
 def test_equal_rows_give_equal_bytes(clone, pdf, tmp_path):
     assert build(clone, "--out", str(tmp_path / "again.pdf")).returncode == 0
     assert (tmp_path / "again.pdf").read_bytes() == pdf
 
 
-@one_process
 def test_figures_are_vectors_at_column_width_with_fonts_and_text_of_seven_to_nine_points(pdf):
     fonts = [one for one in pdf.split(b"endobj") if re.search(rb"/Type\s*/FontDescriptor\b", one)]
     assert len(fonts) > 4 and all(b"/FontFile" in font for font in fonts)
@@ -86,7 +82,6 @@ def test_figures_are_vectors_at_column_width_with_fonts_and_text_of_seven_to_nin
     assert sizes and 7 <= min(sizes) <= max(sizes) <= 9
 
 
-@one_process
 def test_one_changed_row_stops_the_build_and_names_what_went_stale(clone, pdf):
     rows = clone / "chapters" / "results" / "03-depths.jsonl"
     before = rows.read_text(encoding="utf-8")
