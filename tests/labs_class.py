@@ -145,15 +145,12 @@ def reader(port: int) -> str:
 
 
 def guarded_processes() -> list[str]:
-    """What still runs of submissions: those of accounts that only sandboxes use, and sandboxes themselves.
-
-    Of this test process: a sandbox's first home lies in its temporary folder.
-    """
-    found = []
+    """What is left of submissions: processes of accounts that only sandboxes use, and sandboxes themselves."""
+    ours, found = set(psutil.Process().children(recursive=True)), []
     for one in psutil.process_iter(["uids", "name", "cmdline", "environ"]):
         uids, words = one.info["uids"], " ".join(one.info["cmdline"] or [])
         if (uids and uids.real >= sandbox.UIDS) or (one.info["name"] == "bwrap" and "nnopt-" in words):
-            home = (one.info["environ"] or {}).get("HOME")
-            if home is None or home.startswith(tempfile.gettempdir()):
+            home = (one.info["environ"] or {}).get("HOME", "")  # none of what has ended
+            if one in ours or home.startswith(tempfile.gettempdir()):  # else of another test process
                 found.append(words[:100])
     return found

@@ -226,7 +226,8 @@ INTERRUPTED = """
 import signal, sys
 from pathlib import Path
 from tests.run import Part, main
-signal.signal(signal.SIGTERM, signal.default_int_handler)
+for ending in (signal.SIGINT, signal.SIGTERM):  # the first is ignored where the tests run in the background
+    signal.signal(ending, signal.default_int_handler)
 sleeper = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}], start_new_session=True)"
 inner = "from pathlib import Path; import os, time; Path('build/pid').write_text(str(os.getpid())); time.sleep(90)"
 main([Part("long", [("-c", sleeper.format(inner))])], Path(sys.argv[1]))
