@@ -1,7 +1,8 @@
 """Structure optimization and pruning of neural networks, in PyTorch and Keras: the course's library.
 
 Public names are listed here and loaded on first use, so that ``import nnopt_lib`` loads neither framework.
-``data``, ``measure``, ``figures``, ``penalties``, ``scores`` and ``schedules`` are used as modules.
+``data``, ``measure``, ``figures``, ``penalties``, ``scores``, ``schedules`` and ``labs`` are used as modules.
+Editors and type checkers read them in ``__init__.pyi``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import importlib
 import os
 from typing import Any
+
+from nnopt_lib._moved import sentence
 
 # TensorFlow, if it is loaded after this, keeps its start-up banners off stderr, where notebooks would store
 # them. Whoever wants to see them sets the variable beforehand.
@@ -19,61 +22,53 @@ __version__ = "0.1.0"
 _HOME = {
     "checks": ["NnoptError"],
     "data": ["Data", "load_data"],
-    "spec": ["NetSpec", "Node"],
-    "builders": ["mlp", "cnn", "lenet_300_100", "lenet_5", "mnist1d_mlp", "mnist1d_cnn"],
-    "families": ["vgg", "inception", "resnet", "densenet", "senet", "vit"],
-    "budgets": ["Budget", "at_budget"],
-    "edits": ["deepen", "connect"],
-    "replication": ["widen"],
-    "shrinking": ["shrink"],
-    "experiment": ["run_experiment"],
-    "claims": ["claim", "replay"],
-    "found": ["Found"],
-    "searching": ["SearchSpace", "search"],
-    "masks": ["Masks", "make_masks", "shuffle_masks"],
-    "nodes": ["NodeMasks"],
-    "coupling": ["couple"],
-    "description": ["describe"],
-    "calibration": ["importance", "recalibrate_batchnorm", "reconstruct"],
-    "surgery": ["remove_nodes", "save_small", "load_small"],
-    "penalties": ["Penalty"],
-    "pruning": [
-        "prunable",
-        "prune",
-        "apply_masks",
-        "hold",
-        "snapshot",
-        "rewind",
-        "reinitialize",
-        "iterative_prune",
-    ],
-    "train": [
-        "Training",
-        "History",
-        "build",
-        "get_weights",
-        "set_weights",
-        "copy_weights",
-        "seed_everything",
-        "fit",
-        "fit_many",
-        "evaluate",
-        "predict",
-        "runner",
-    ],
+    "structure.spec": ["NetSpec", "Node"],
+    "structure.classics": ["mlp", "cnn", "lenet_300_100", "lenet_5", "mnist1d_mlp", "mnist1d_cnn"],
+    "structure.families": ["vgg", "inception", "resnet", "densenet", "senet", "vit"],
+    "structure.edits.deepen": ["deepen"],
+    "structure.edits.connect": ["connect"],
+    "structure.edits.widen": ["widen"],
+    "structure.edits.shrink": ["shrink"],
+    "structure.coupling": ["couple"],
+    "models.describe": ["describe"],
+    "models.build": ["build", "get_weights", "set_weights", "copy_weights"],
+    "training.recipe": ["Training", "History"],
+    "training.fit": ["seed_everything", "fit", "fit_many", "evaluate", "predict", "runner"],
+    "pruning.masks": ["Masks", "make_masks", "shuffle_masks"],
+    "pruning.node_masks": ["NodeMasks"],
+    "pruning.importance": ["importance"],
+    "pruning.repair": ["recalibrate_batchnorm", "reconstruct"],
+    "pruning.removal": ["remove_nodes"],
+    "pruning.checkpoints": ["save_small", "load_small"],
+    "pruning.penalties": ["Penalty"],
+    "pruning.prune": ["prunable", "prune", "apply_masks", "hold"],
+    "pruning.iterative": ["snapshot", "rewind", "reinitialize", "iterative_prune"],
+    "nas.budgets": ["Budget", "at_budget"],
+    "nas.result": ["Found"],
+    "nas.search": ["SearchSpace", "search"],
+    "experiments.run": ["run_experiment"],
+    "results.claims": ["claim", "replay"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-_MODULES = ["data", "measure", "figures", "penalties", "schedules", "scores"]
+_MODULES = {
+    "measure": "measure",
+    "scores": "pruning.scores",
+    "schedules": "pruning.schedules",
+    "penalties": "pruning.penalties",
+    "figures": "results.figures",
+    "labs": "course.labs.student",
+    "data": "data",
+}
 
 __all__ = [*_MODULE_OF, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(sentence(name) or f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
-from nnopt_lib.cli_labs import labs
-from nnopt_lib.cli_results import Names, results
+from nnopt_lib.course.chapters.commands import Names, results
+from nnopt_lib.course.labs.commands import labs
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(results, name="results")
@@ -45,7 +45,8 @@ def list_chapters(profile: Profile = "published") -> None:
     nnopt list
     nnopt list --profile quick
     """
-    from nnopt_lib.chapters import PROFILES, find_chapters, listed_state
+    from nnopt_lib.course.chapters.source import PROFILES, find_chapters
+    from nnopt_lib.course.chapters.state import listed_state
 
     check_choice("profile", profile, PROFILES)
     for chapter in find_chapters():
@@ -75,8 +76,8 @@ def run(
     nnopt run 01 --save
     nnopt run 01 --save -p recompute true        also compute published rows anew, and replace them
     """
-    from nnopt_lib.chapters import find_chapters
-    from nnopt_lib.running import run_chapters
+    from nnopt_lib.course.chapters.run import run_chapters
+    from nnopt_lib.course.chapters.source import find_chapters
 
     given = dict(_name_and_value(text) for text in parameter or [])
     profile = given.pop("profile", profile)
@@ -98,9 +99,9 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     """
     import joblib
 
-    from nnopt_lib.chapters import find_chapters
-    from nnopt_lib.lab_sources import find_labs, lab_problems
-    from nnopt_lib.validation import check_chapter
+    from nnopt_lib.course.chapters.check import check_chapter
+    from nnopt_lib.course.chapters.source import find_chapters
+    from nnopt_lib.course.labs.sources import find_labs, lab_problems
 
     check_int("--jobs", jobs, at_least=1)
     found = find_chapters(chapters or [])
@@ -133,9 +134,9 @@ def book(
     nnopt book
     nnopt book --profile quick --jobs 2
     """
-    from nnopt_lib.book import build_book
-    from nnopt_lib.chapters import find_chapters
-    from nnopt_lib.running import run_chapters
+    from nnopt_lib.course.book.build import build_book
+    from nnopt_lib.course.chapters.run import run_chapters
+    from nnopt_lib.course.chapters.source import find_chapters
 
     check_int("--jobs", jobs, at_least=1)
     chapters = find_chapters()
@@ -174,7 +175,7 @@ def figures(
     nnopt figures --verify figures
     """
     from nnopt_lib.checks import nearest
-    from nnopt_lib.figures import NARROWEST_INCHES, WIDEST_INCHES, list_figures, redraw
+    from nnopt_lib.results.figures import NARROWEST_INCHES, WIDEST_INCHES, list_figures, redraw
 
     if verify is not None:
         _verify_figures(verify)
@@ -196,7 +197,7 @@ def figures(
 
 
 def _verify_figures(folder: Path) -> None:
-    from nnopt_lib.figures import verify
+    from nnopt_lib.results.figures import verify
 
     found = verify(folder)
     for file, verdict in found.items():
@@ -226,7 +227,7 @@ def writeup(
     nnopt writeup
     nnopt writeup --out paper.pdf
     """
-    from nnopt_lib.writeup import build_writeup
+    from nnopt_lib.course.writeup import build_writeup
 
     typer.echo(f"The paper is {build_writeup(out)}")
 
@@ -234,7 +235,7 @@ def writeup(
 @app.command()
 def env() -> None:
     """Print versions, hardware and data, and what was not found."""
-    from nnopt_lib.environment import describe_environment
+    from nnopt_lib.experiments.provenance import describe_environment
 
     for name, words in describe_environment().items():
         typer.echo(f"{name:16} {words}")

@@ -1,7 +1,7 @@
 """Which framework does a model belong to? Its adapter is chosen from the model's type and loaded lazily.
 
-An adapter (`torch_backend`, `keras_backend`) is a module with the functions of `Backend`. Lower modules reach
-it only through here, by name, so that nothing imports a framework before a model of it exists.
+An adapter is a folder of `backends`; each of its modules has the functions of one class here. Lower modules
+reach it only through here, by name, so that nothing imports a framework before a model of it exists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FRAMEWORKS = ("torch", "keras")
 
 
 class Backend(Protocol):
-    """What both adapters offer. Arrays are canonical: kernels (out, in, *spatial), inputs channels first."""
+    """What `build` of both adapters offers. Arrays are canonical: kernels (out, in, *spatial)."""
 
     def build(self, spec: Any, weights: dict[str, np.ndarray]) -> Any:
         """A model of `spec` with these weights."""
@@ -28,6 +28,10 @@ class Backend(Protocol):
 
     def set_weights(self, model: Any, weights: dict[str, np.ndarray]) -> None:
         """Write all weights; names and shapes were checked before."""
+
+
+class TrainingBackend(Protocol):
+    """What `fit` of both adapters offers. Inputs are canonical: channels first."""
 
     def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, begin: Any) -> Any:
         """Train in place and return the history.
@@ -46,7 +50,7 @@ class Backend(Protocol):
 
 
 class MaskBackend(Protocol):
-    """What `torch_masks` and `keras_masks` offer: masks on a model's own weights."""
+    """What `masks` of both adapters offers: masks on a model's own weights."""
 
     def prunable(self, model: Any) -> list[str]:
         """Names of trainable kernels of dense, convolution and embedding layers."""
@@ -65,7 +69,7 @@ class MaskBackend(Protocol):
 
 
 class PenaltyBackend(Protocol):
-    """What `torch_penalties` and `keras_penalties` offer: regularization of a model's kernels."""
+    """What `penalties` of both adapters offers: regularization of a model's kernels."""
 
     def total(self, kind: str, model: Any) -> Any:
         """A penalty as a differentiable scalar."""
@@ -81,14 +85,14 @@ class PenaltyBackend(Protocol):
 
 
 class DescriptionBackend(Protocol):
-    """What `torch_description` and `keras_description` offer."""
+    """What `describe` of both adapters offers."""
 
     def read(self, model: Any, example_input: Any) -> tuple[Any, Mapping[str, str], Mapping[str, np.ndarray]]:
         """The description of `model`, its own names of layers, and orders of inputs."""
 
 
-class SurgeryBackend(Protocol):
-    """What `torch_surgery` and `keras_surgery` offer."""
+class RemovalBackend(Protocol):
+    """What `removal` of both adapters offers."""
 
     def cut(
         self,
@@ -101,10 +105,36 @@ class SurgeryBackend(Protocol):
         """A copy of `model` with the sizes of the description `after` and these weights."""
 
 
+class Stack(Protocol):
+    """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""
+
+    seeds: list[int]
+    histories: list[Any]
+
+    def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
+        """Copies of one network's weights."""
+
+    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
+        """Logits of all networks."""
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
+        """Accuracy and loss of each network."""
+
+
+def _part(framework: str, name: str) -> Any:
+    """One module of an adapter, imported now if it was not."""
+    check_choice("framework", framework, FRAMEWORKS)
+    return importlib.import_module(f"nnopt_lib.backends.{framework}.{name}")
+
+
 def backend(framework: str) -> Backend:
     """The adapter of ``"torch"`` or ``"keras"``, imported now if it was not."""
-    check_choice("framework", framework, FRAMEWORKS)
-    return cast(Backend, importlib.import_module(f"nnopt_lib.{framework}_backend"))
+    return cast(Backend, _part(framework, "build"))
+
+
+def training_backend(framework: str) -> TrainingBackend:
+    """The adapter's loops."""
+    return cast(TrainingBackend, _part(framework, "fit"))
 
 
 def framework_of(model: Any) -> str:
@@ -126,21 +156,36 @@ def backend_of(model: Any) -> Backend:
     return backend(framework_of(model))
 
 
+def training_backend_of(model: Any) -> TrainingBackend:
+    """The loops of the framework that `model` belongs to."""
+    return training_backend(framework_of(model))
+
+
 def mask_backend_of(model: Any) -> MaskBackend:
     """The adapter for masks of the framework that `model` belongs to."""
-    return cast(MaskBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_masks"))
+    return cast(MaskBackend, _part(framework_of(model), "masks"))
 
 
 def penalty_backend_of(model: Any) -> PenaltyBackend:
     """The adapter for penalties of the framework that `model` belongs to."""
-    return cast(PenaltyBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_penalties"))
+    return cast(PenaltyBackend, _part(framework_of(model), "penalties"))
 
 
-def surgery_backend_of(model: Any) -> SurgeryBackend:
-    """The adapter for surgery of the framework that `model` belongs to."""
-    return cast(SurgeryBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_surgery"))
+def removal_backend_of(model: Any) -> RemovalBackend:
+    """The adapter for smaller copies of the framework that `model` belongs to."""
+    return cast(RemovalBackend, _part(framework_of(model), "removal"))
 
 
 def description_backend_of(model: Any) -> DescriptionBackend:
     """The reader of the framework that `model` belongs to."""
-    return cast(DescriptionBackend, importlib.import_module(f"nnopt_lib.{framework_of(model)}_description"))
+    return cast(DescriptionBackend, _part(framework_of(model), "describe"))
+
+
+def stacks() -> Any:
+    """The module whose `Stack` trains many networks at once; PyTorch alone has it."""
+    return _part("torch", "stack")
+
+
+def data_on_twin(name: str) -> Any:
+    """``"importance"`` or ``"repair"``: what data say, on a PyTorch twin, of models of both frameworks."""
+    return _part("torch", name)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from nnopt_lib import labs, sandbox
-from nnopt_lib.course import Course, make_course
-from nnopt_lib.lab_sources import find_labs, release, save_copy
+from nnopt_lib import labs
+from nnopt_lib.course.labs.gradebook import Course, make_course
+from nnopt_lib.course.labs.sandbox import sandbox
+from nnopt_lib.course.labs.sources import find_labs, release, save_copy
 
-SOURCE = Path(__file__).parent / "labs" / "tiny.md"
+SOURCE = Path(__file__).parent / "course" / "labs" / "tiny.md"
 MASK = "def keep_large(values, threshold):\n    return np.abs(values) > threshold"
 
 

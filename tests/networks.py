@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from hypothesis import strategies as st
 
-from nnopt_lib.builders import lenet_5, mlp, mnist1d_cnn, mnist1d_mlp
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.spec import NetSpec, Node
+from nnopt_lib.structure.classics import lenet_5, mlp, mnist1d_cnn, mnist1d_mlp
+from nnopt_lib.structure.spec import NetSpec, Node
 
 CLASSICS = {
     "mlp": mlp((32,), inputs=64, outputs=10),

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnopt_lib import book as book_module
-from nnopt_lib import running, store, validation
 from nnopt_lib.cli import _joined, main
+from nnopt_lib.course.book import build as book_module
+from nnopt_lib.course.chapters import check as validation
+from nnopt_lib.course.chapters import run as running
 from nnopt_lib.data.catalog import CATALOG
-from nnopt_lib.experiment import run_experiment
+from nnopt_lib.experiments import records as store
+from nnopt_lib.experiments.run import run_experiment
 
 CHAPTER = """\
 ---
@@ -241,7 +243,7 @@ def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(
         list_figures=lambda: ["01-held-out", "01-scaling", "02-roofline"],
         redraw=lambda name, **options: drawn.append((name, options)),
     )
-    monkeypatch.setitem(sys.modules, "nnopt_lib.figures", fake)
+    monkeypatch.setitem(sys.modules, "nnopt_lib.results.figures", fake)
     assert run(capsys, "figures", "--list") == (0, "01-held-out\n01-scaling\n02-roofline\n", "")
     assert drawn == []
     assert run(capsys, "figures", "1", "--style", "paper", "--width", "3.3", "--format", "pdf")[0] == 0

@@ -10,8 +10,9 @@ LIBRARY = Path(nnopt_lib.__file__).parent
 MODULES = sorted(
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in LIBRARY.rglob("[a-z]*.py")
 )
-FRAMEWORK = {"train", "pruning", "penalties", "description", "nodes", "surgery", "measure", "calibration"} | {
-    m for m in MODULES if m.startswith(("torch_", "keras_"))
+FRAMEWORK = {m for m in MODULES if m.startswith(("backends.", "models.", "nas.", "training."))} | {
+    *("measure.reports", "pruning.checkpoints", "pruning.importance", "pruning.iterative"),
+    *("pruning.node_masks", "pruning.penalties", "pruning.prune", "pruning.removal", "pruning.repair"),
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,65 +22,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-# From the top to the bottom: a module imports only modules of lower layers. Each line is one layer.
-LAYERS = """
-cli
-writeup
-cli_labs cli_results
-lab_collecting lab_report
-lab_grading
-lab_execution
-lab_cells lab_sources
-course
-sandbox
-bubblewrap
-searching
-found
-verification
-book running validation environment
-pages launching
-play
-chapters
-execution
-budgets
-train surgery measure calibration
-pruning
-nodes
-description
-torch_description keras_description torch_surgery keras_surgery
-torch_stack torch_nodes
-torch_penalties keras_penalties
-torch_recording
-torch_masks keras_masks
-torch_backend keras_backend
-keras_optimizers keras_layers
-keras_loading
-penalties
-frameworks training
-shrinking
-edits
-replication
-masks node_scores removal
-selection allocation coupling
-families
-builders scores schedules
-spec
-operations
-data figures claims
-experiment drawing papers published
-look
-tensors clusters links
-store labs limited
-checks
-"""
-FRAMEWORK_MODULES = {
-    "torch": {
-        *("torch_backend", "torch_stack", "torch_masks", "torch_penalties"),
-        *("torch_description", "torch_recording", "torch_surgery", "torch_nodes"),
-    },
-    "keras": {"keras_loading"},
-    "tensorflow": {"keras_loading"},
-}
+LIBRARY = ROOT / "nnopt_lib"
 
 
 def imports_of(path: Path) -> set[str]:
@@ -93,49 +37,108 @@ def imports_of(path: Path) -> set[str]:
     return names
 
 
-def _modules() -> dict[str, set[str]]:
-    """What each module imports; a folder counts as one module, whatever its files import of each other."""
-    library, found = ROOT / "nnopt_lib", dict[str, set[str]]()
-    for path in sorted(library.rglob("*.py")):
-        module = path.relative_to(library).with_suffix("").parts[0]
-        inner = f"nnopt_lib.{module}"
-        imported = {name for name in imports_of(path) if name != inner and not name.startswith(f"{inner}.")}
-        found.setdefault(module, set()).update(imported)
-    return found
+IMPORTS = {path.relative_to(LIBRARY).as_posix(): imports_of(path) for path in sorted(LIBRARY.rglob("*.py"))}
 
 
-MODULES = _modules()
+# The laws of the layout
 
 
-# Layers
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What import-linter says of the library in `folder`, by the laws in its pyproject.toml."""
+    program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    command = [sys.executable, "-c", program, "--no-cache"]
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_every_module_stands_in_one_layer() -> None:
-    listed = LAYERS.split()
-    assert len(listed) == len(set(listed))
-    assert sorted(set(MODULES) - {"__init__"} - set(listed)) == []
+def test_the_laws_hold() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_imports_point_downward() -> None:
-    layer = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for module in line.split()}
-    upward = [
-        f"{module} imports {other}"
-        for module, names in MODULES.items()
-        if module != "__init__"
-        for other in {name.split(".")[1] for name in names if name.startswith("nnopt_lib.")} & set(layer)
-        if layer[other] <= layer[module]
+@pytest.mark.parametrize(
+    ("place", "statement", "law"),
+    [
+        ("structure/spec.py", "from nnopt_lib.pruning import masks", "Arrows between folders point downward"),
+        (
+            "training/fit.py",
+            "def f():\n    from nnopt_lib.backends.torch import stack",
+            "Nothing imports an adapter",
+        ),
+        (
+            "results/claims.py",
+            "from nnopt_lib.course import writeup",
+            "Nothing but the command imports the course",
+        ),
+        ("pruning/masks.py", "def f():\n    import torch", "Only adapters import a framework"),
+        (
+            "structure/spec.py",
+            "from nnopt_lib.structure import families",
+            "Arrows inside structure point downward",
+        ),
+    ],
+)
+def test_an_import_against_a_law_fails(tmp_path: Path, place: str, statement: str, law: str) -> None:
+    shutil.copytree(LIBRARY, tmp_path / "nnopt_lib", ignore=shutil.ignore_patterns("__pycache__", "samples"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with open(tmp_path / "nnopt_lib" / place, "a", encoding="utf-8") as file:
+        file.write(f"\n\n{statement}\n")
+    done = lint_imports(tmp_path)
+    broken = [line for line in done.stdout.splitlines() if line.strip().endswith("BROKEN")]
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert any(line.strip().startswith(law) for line in broken), broken
+
+
+def test_the_law_about_frameworks_names_all_but_the_adapters() -> None:
+    laws = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
     ]
-    assert upward == []
-
-
-def test_frameworks_are_imported_by_their_own_modules_only() -> None:
-    found = {
-        (name.split(".")[0], module)
-        for module, names in MODULES.items()
-        for name in names
-        if name.split(".")[0] in FRAMEWORK_MODULES and module not in FRAMEWORK_MODULES[name.split(".")[0]]
+    named = next(law["source_modules"] for law in laws if law["name"] == "Only adapters import a framework")
+    there = {
+        path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
-    assert found == set()
+    assert {name.removeprefix("nnopt_lib.") for name in named} == there - {"__init__", "backends"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        (
+            "import nnopt_lib.store",
+            "ModuleNotFoundError: nnopt_lib.store has moved to nnopt_lib.experiments.records, nnopt_lib.files and "
+            "nnopt_lib.paths; book/moved.md says what is where.",
+        ),
+        (
+            "from nnopt_lib import replication",
+            "ModuleNotFoundError: nnopt_lib.replication has moved to nnopt_lib.structure.edits.resize, "
+            "nnopt_lib.structure.weights, nnopt_lib.structure.spec and nnopt_lib.structure.edits.widen; book/moved.md "
+            "says what is where.",
+        ),
+        (
+            "from nnopt_lib.training import Training",
+            "ImportError: nnopt_lib.training.Training has moved to nnopt_lib.training.recipe; book/moved.md says what "
+            "is where.",
+        ),
+        ("import nnopt_lib.nothing", "ModuleNotFoundError: No module named 'nnopt_lib.nothing'"),
+    ],
+)
+def test_an_old_path_is_answered_by_the_new_one(statement: str, sentence: str) -> None:
+    run = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True)
+    assert run.stderr.splitlines()[-1] == sentence
+
+
+def test_the_table_of_old_paths_says_what_the_library_says() -> None:
+    from nnopt_lib._moved import MOVED
+
+    page = (ROOT / "book" / "moved.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `nnopt_lib\.(\w+)` \| `nnopt_lib\.([\w.]+)` \|", page, re.M)
+    assert {old for old, _ in rows} == set(MOVED)
+    for old, new in rows:
+        assert new in MOVED[old]
+        assert (LIBRARY / f"{new.replace('.', '/')}.py").is_file() or (
+            LIBRARY / new.replace(".", "/")
+        ).is_dir()
 
 
 def test_importing_the_library_loads_no_framework() -> None:
@@ -152,7 +155,7 @@ def test_public_names_exist_where_the_package_says() -> None:
     import nnopt_lib
 
     for module, names in nnopt_lib._HOME.items():
-        path = ROOT / "nnopt_lib" / module
+        path = LIBRARY / module.replace(".", "/")
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         defined = ast.parse(path.read_text(encoding="utf-8")).body
         top = {node.name for node in defined if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
@@ -163,6 +166,21 @@ def test_public_names_exist_where_the_package_says() -> None:
             for alias in node.names
         }
         assert set(names) <= top, f"{module} lacks {sorted(set(names) - top)}"
+
+
+def test_the_stub_for_editors_names_what_the_package_offers() -> None:
+    import nnopt_lib
+
+    stub = ast.parse((LIBRARY / "__init__.pyi").read_text(encoding="utf-8"))
+    homes = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    told = {name: f"nnopt_lib.{module}.{name}" for name, module in nnopt_lib._MODULE_OF.items()}
+    told |= {name: f"nnopt_lib.{module}" for name, module in nnopt_lib._MODULES.items()}
+    assert homes == told
 
 
 def test_modules_and_functions_stay_small() -> None:
@@ -218,7 +236,7 @@ def test_the_environment_for_conda_points_at_the_same_files() -> None:
 def test_every_import_of_the_library_is_declared() -> None:
     declared = {canonicalize_name(needed.name) for needed in requirements()}
     distributions = importlib.metadata.packages_distributions()
-    used = {name.split(".")[0] for names in MODULES.values() for name in names} - {"nnopt_lib"}
+    used = {name.split(".")[0] for names in IMPORTS.values() for name in names} - {"nnopt_lib"}
     for package in sorted(used - set(sys.stdlib_module_names)):
         names = {canonicalize_name(name) for name in distributions.get(package, [package])}
         assert names & declared, f"{package} is imported and not in pyproject.toml"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnopt_lib import chapters as chapters_module
+from nnopt_lib.course.chapters import state as chapters_module
 
 CHAPTER = """\
 ---
@@ -29,7 +29,7 @@ device = "auto"
 
 ```{code-cell} ipython3
 import dataclasses, sys
-from nnopt_lib.experiment import run_experiment
+from nnopt_lib.experiments.run import run_experiment
 ```
 
 ## By hand

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 
 from nnopt_lib.data.classification import SAMPLE_HASHES, SAMPLES, SOURCES, Raw, sample_hash
-from nnopt_lib.store import write_atomically
+from nnopt_lib.files import write_atomically
 
 TRAIN_OF_CLASS, TEST_OF_CLASS = 500, 100
 

@@ -26,7 +26,7 @@ from torch.nn.utils import prune as torch_prune
 
 import nnopt_lib as nnopt
 from nnopt_lib import measure, schedules
-from nnopt_lib.scores import magnitude
+from nnopt_lib.pruning.scores import magnitude
 
 SPARSITIES = (0.5, 0.9, 0.99)
 Shapes = list[tuple[int, ...]]

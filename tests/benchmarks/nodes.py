@@ -26,11 +26,11 @@ import torch_pruning as tp
 from torch import nn
 
 import nnopt_lib as nnopt
-from nnopt_lib import measure, surgery
-from nnopt_lib.coupling import couple
-from nnopt_lib.description import read
-from nnopt_lib.node_scores import keep_nodes, l1
-from nnopt_lib.nodes import Described
+from nnopt_lib import measure
+from nnopt_lib.models.describe import Described, read
+from nnopt_lib.pruning import removal as surgery
+from nnopt_lib.pruning.importance import keep_nodes, l1
+from nnopt_lib.structure.coupling import couple
 from tests.torch_architectures import TORCH, ResNet, drawn
 
 SIZES = {20: 3, 56: 9, 500: 83}  # layers: blocks in each of three stages

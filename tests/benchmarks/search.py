@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["NNOPT_PROGRESS"] = "0"
 
 import nnopt_lib as nnopt
-from nnopt_lib import found as found_module
+from nnopt_lib.nas import result as found_module
 
 RECIPE = nnopt.Training(epochs=20, batch_size=32, optimizer="adam", learning_rate=3e-3)
 

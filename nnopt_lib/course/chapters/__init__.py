@@ -1,0 +1,1 @@
+"""Chapters: read, executed, checked, verified."""

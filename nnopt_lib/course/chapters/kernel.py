@@ -1,0 +1,141 @@
+"""Execute one notebook in a fresh kernel of this very interpreter; the result is whole or there is none."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.files import writing
+from nnopt_lib.paths import build_folder, project_root
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "name": "python",
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "pygments_lexer": "ipython3",
+}
+
+
+def kernel_environment() -> dict[str, str]:
+    """What kernels get besides the caller's environment: the project's folders, and quiet on stderr.
+
+    No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
+    A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder. Where the home cannot be
+    written it is a temporary folder, since IPython and Matplotlib would complain on stderr.
+    """
+    named = os.environ.get("NNOPT_DATA")
+    folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
+    folders |= {"NNOPT_DATA": os.path.abspath(named)} if named else {}
+    folders |= {} if os.access(os.path.expanduser("~"), os.W_OK) else {"HOME": _temporary_home()}
+    return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+@functools.cache
+def _temporary_home() -> str:
+    """One for this process, removed when it ends."""
+    folder = tempfile.mkdtemp(prefix="nnopt-home-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def execute(
+    name: str, notebook: Any, parameters: Mapping[str, Any], output: Path, environment: Mapping[str, str]
+) -> str:
+    """Execute `notebook` in ``chapters/`` with papermill; returns the executed notebook as text, tidied.
+
+    While it runs, and after a failure, what there is stands beside `output` as ``<name>.unfinished.ipynb``;
+    `output` itself is not touched. A failing cell and a dead kernel are refused in one sentence.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    for logger in ("papermill", "traitlets"):  # a dead kernel is told by our own sentence
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    unfinished = output.with_suffix(".unfinished.ipynb")
+    bar = sys.stderr.isatty() and os.environ.get("NNOPT_PROGRESS") != "0"
+    try:
+        with writing(unfinished):
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            executed = papermill.execute_notebook(
+                notebook,
+                unfinished,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=project_root() / "chapters",
+                progress_bar={"desc": name} if bar else False,
+                kernel_manager_class=_this_interpreter({**kernel_environment(), **environment}),
+                iopub_timeout=60,
+            )
+    except PapermillExecutionError as error:
+        what = (f"{error.ename}: {error.evalue}".splitlines() or [error.ename])[0]
+        _fail(name, f"failed in code cell {error.exec_count}: {what}", unfinished)
+    except DeadKernelError:
+        cell = _last_started(unfinished)
+        _fail(name, f"failed in code cell {cell}: the kernel died (killed, or out of memory)", unfinished)
+    except RuntimeError as error:  # the kernel never answered
+        _fail(name, f"could not start its kernel: {' '.join(str(error).split())}", unfinished)
+    unfinished.unlink()
+    return str(nbformat.writes(tidy(executed))) + "\n"
+
+
+def _fail(name: str, what: str, unfinished: Path) -> NoReturn:
+    raise NnoptError(f"chapter {name} {what.rstrip('.')}. What was done until then is in {unfinished}.")
+
+
+def _this_interpreter(environment: Mapping[str, str]) -> Any:
+    """A kernel manager that starts `sys.executable`, whatever kernels are installed on the machine."""
+    import zmq
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    spec = KernelSpec(**{**get_kernel_dict(), "env": dict(environment)})
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        def start_kernel(self, **options: Any) -> Any:  # what it says outside of cells, as when interrupted
+            return super().start_kernel(**options, stderr=subprocess.DEVNULL)
+
+        @default("transport_encryption")
+        def _encrypt(self) -> str:  # else the kernel warns of plain text on every start
+            return "auto" if zmq.has("curve") else "disabled"
+
+    return ThisInterpreter
+
+
+def _last_started(unfinished: Path) -> int:
+    """The number of the last code cell begun; papermill calls all cells completed when a kernel dies."""
+    import nbformat
+
+    cells = nbformat.read(unfinished, as_version=4).cells
+    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return sum(cell.cell_type == "code" for cell in begun)
+
+
+def tidy(notebook: Any) -> Any:
+    """Strip, in place, what changes from run to run: timings, papermill's marks, the kernel's version."""
+    kind = type(notebook.metadata)
+    notebook.metadata = kind(kernelspec=kind(KERNELSPEC), language_info=kind(LANGUAGE))
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    return notebook

@@ -1,0 +1,1 @@
+"""Labs: handed out, taken in, graded, reported."""

@@ -1,0 +1,106 @@
+"""The command `nnopt labs`: hand labs out, take them in, grade, report; nbgrader works inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnopt_lib.course.labs.sandbox.sandbox import Limits, not_cut
+
+labs = typer.Typer(rich_markup_mode=None, help="Give, collect and grade the labs of a class.")
+Lab = Annotated[str, typer.Argument(metavar="NAME", help="a lab, as depth")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="labs; all where none is named")]
+CourseFolder = Annotated[Path, typer.Option("--course", help="the class's folder, as nbgrader knows it")]
+HERE = Path("course")
+
+
+@labs.command()
+def release(
+    names: Names = None,
+    course: CourseFolder = HERE,
+    save: Annotated[bool, typer.Option("--save", help="author: write the committed student copies")] = False,
+) -> None:
+    """Make the student copy of labs, in a class's folder that is made where there is none.
+
+    \b
+    nnopt labs release --course optimization-2027
+    nnopt labs release depth width --course optimization-2027
+    nnopt labs release depth --save
+    """
+    from nnopt_lib.course.labs import sources as lab_sources
+    from nnopt_lib.course.labs.gradebook import make_course
+
+    found = lab_sources.find_labs(names or [])
+    if not save:
+        made = make_course(course)
+    for lab in found:
+        path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, made)
+        typer.echo(f"{lab.name:16} {path}")
+
+
+@labs.command()
+def collect(
+    name: Lab,
+    handed_in: Annotated[Path, typer.Argument(metavar="FOLDER_OR_ZIP", help="what the students handed in")],
+    course: CourseFolder = HERE,
+) -> None:
+    """Take in the notebooks of a class: a folder or .zip file with a file or a folder for each student.
+
+    \b
+    nnopt labs collect depth downloads/depth.zip --course optimization-2027
+    """
+    from nnopt_lib.course.labs.collect import collect as collect_lab
+    from nnopt_lib.course.labs.gradebook import open_course
+
+    collected = collect_lab(open_course(course), name, handed_in)
+    for note in collected.notes:
+        typer.echo(note)
+    for student, word in collected.students.items():
+        typer.echo(f"{student:32} {word}")
+
+
+@labs.command()
+def grade(
+    name: Lab,
+    course: CourseFolder = HERE,
+    jobs: Annotated[int, typer.Option(help="submissions at once; they share the cores")] = 2,
+    seconds: Annotated[float, typer.Option(help="time for one submission")] = Limits.seconds,
+    memory_gib: Annotated[float, typer.Option(help="memory for one submission")] = Limits.memory_gib,
+    processes: Annotated[int, typer.Option(help="its processes and threads")] = Limits.processes,
+    file_mib: Annotated[int, typer.Option(help="the largest file that it may write")] = Limits.file_mib,
+    student: Annotated[
+        list[str] | None, typer.Option(help="grade this one, again if need be; may be repeated")
+    ] = None,
+) -> None:
+    """Grade what was collected and is not graded yet, each submission in a sandbox of its own.
+
+    \b
+    nnopt labs grade depth --course optimization-2027
+    nnopt labs grade depth --course optimization-2027 --student ada --seconds 300
+    """
+    from nnopt_lib.course.labs.grade import grade as grade_lab
+    from nnopt_lib.course.labs.gradebook import open_course
+
+    limits = Limits(seconds, memory_gib, processes, file_mib)
+    opened = open_course(course)
+    if cuts := not_cut():
+        typer.echo(f"bubblewrap does not work here, so submissions are not kept from: {'; '.join(cuts)}.")
+    failures = grade_lab(opened, name, limits, jobs=jobs, students=student or [])
+    for one, failure in sorted(failures.items()):
+        typer.echo(f"{one:32} {failure or 'graded'}")
+    typer.echo(f"{len(failures)} graded now, {len(opened.students(name)) - len(failures)} before")
+
+
+@labs.command()
+def report(name: Lab, course: CourseFolder = HERE) -> None:
+    """Write points as CSV, a page of feedback for each student, and print the table of the class.
+
+    \b
+    nnopt labs report depth --course optimization-2027
+    """
+    from nnopt_lib.course.labs.gradebook import open_course
+    from nnopt_lib.course.labs.report import report as report_lab
+
+    typer.echo(report_lab(open_course(course), name), nl=False)

@@ -1,0 +1,143 @@
+"""Labs: one source each, with the solution in it; the student copy is made from it by nbgrader."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import NnoptError, nearest, refuse
+from nnopt_lib.course.chapters.kernel import execute
+from nnopt_lib.course.chapters.source import Chapter, read_source
+from nnopt_lib.course.labs.gradebook import Course, make_course, run
+from nnopt_lib.files import hash_of, write_atomically
+from nnopt_lib.paths import build_folder, project_root
+
+MARK = "nnopt"  # our part of a notebook's metadata
+HEADING = "This is what it should look like:"
+
+
+def find_labs(names: Sequence[str] = ()) -> list[Chapter]:
+    """The labs called `names`, or all of them, in order of their names."""
+    folder = project_root() / "chapters" / "labs"
+    found = {path.stem: Chapter(path.stem, path) for path in sorted(folder.glob("*.md"))}
+    if not found:
+        refuse(f"{folder} must hold labs called NAME.md", None, "Run nnopt inside the course's checkout.")
+    for name in names:
+        if name not in found:
+            refuse(f"there is no lab {name!r}", None, nearest(name, found))
+    return [lab for name, lab in found.items() if not names or name in names]
+
+
+def release(lab: Chapter, course: Course) -> Path:
+    """Put a lab into a course by nbgrader: source with solution, student copy, entry in the gradebook.
+
+    The pictures come from the committed student copy while it fits the source; else the solution is run.
+    Returns the path of the student copy.
+    """
+    source = read_source(lab)
+    pictures = _committed_pictures(lab, source)
+    return _release(lab, source, pictures if pictures is not None else draw_pictures(lab, source), course)
+
+
+def save_copy(lab: Chapter) -> Path:
+    """Write the student copy that is committed beside the source, with pictures drawn anew."""
+    source = read_source(lab)
+    write_atomically(lab.notebook, _student_copy(lab, source, draw_pictures(lab, source)))
+    return lab.notebook
+
+
+def lab_problems(lab: Chapter) -> list[str]:
+    """What is wrong with the committed student copy, one line each; nothing is executed."""
+    remedy = f"nnopt labs release {lab.name} --save makes it"
+    try:
+        source = read_source(lab)
+        if not lab.notebook.is_file():
+            return [f"{lab.notebook.name} is missing; {remedy}"]
+        pictures = _committed_pictures(lab, source)
+        if pictures is None:
+            return [f"the pictures of {lab.notebook.name} are of another source; {remedy} anew"]
+        if lab.notebook.read_text(encoding="utf-8") != _student_copy(lab, source, pictures):
+            return [f"{lab.notebook.name} is not what its source gives; {remedy} anew"]
+    except NnoptError as error:
+        return [str(error)]
+    return []
+
+
+def draw_pictures(lab: Chapter, source: Any) -> list[str]:
+    """What the solution draws in the cells tagged `expected`, in order, as base64 of a .png file."""
+    import nbformat
+
+    output = build_folder() / "labs" / f"{lab.name}.ipynb"
+    text = execute(f"labs/{lab.name}", source, {}, output, {"NNOPT_STUDENT": "instructor"})
+    pictures = []
+    for cell in _expected(nbformat.reads(text, as_version=4)):
+        drawn = [one.data["image/png"] for one in cell.outputs if "image/png" in one.get("data", {})]
+        if len(drawn) != 1:
+            rule = f"each cell tagged expected in lab {lab.name} must draw one picture"
+            refuse(rule, f"{len(drawn)} from {cell.source.strip().splitlines()[0]!r}")
+        pictures.append("".join(drawn[0]).replace("\n", ""))
+    return pictures
+
+
+def _expected(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if "expected" in cell.metadata.get("tags", [])]
+
+
+def _code(source: Any) -> str:
+    """What the pictures of a lab depend on: all code, the solution too."""
+    return hash_of(*(cell.source for cell in source.cells if cell.cell_type == "code"))
+
+
+def _committed_pictures(lab: Chapter, source: Any) -> list[str] | None:
+    """The pictures in the committed student copy, or None where there are none that fit `source`."""
+    import nbformat
+
+    try:
+        notebook = nbformat.read(lab.notebook, as_version=4)
+        mark = notebook.metadata.get(MARK, {}).get("pictures_of")
+        cells = [cell for cell in notebook.cells if cell.get("attachments") and HEADING in cell.source]
+        pictures = [next(iter(cell.attachments.values()))["image/png"] for cell in cells]
+        whole = all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    except Exception:  # missing or damaged in whatever way: it is made anew
+        return None
+    fits = mark == _code(source) and len(pictures) == len(_expected(source)) and whole
+    return pictures if fits else None
+
+
+def _with_pictures(lab: Chapter, source: Any, pictures: Sequence[str]) -> Any:
+    """A copy of `source` with a cell before each one tagged `expected` that shows what it should draw."""
+    import copy
+
+    from nbformat.v4 import new_markdown_cell
+
+    notebook = copy.deepcopy(source)
+    for number, (cell, picture) in enumerate(zip(_expected(notebook), pictures, strict=True), start=1):
+        alt = str(cell.metadata.pop("alt", "")).replace("[", "(").replace("]", ")").strip()
+        if not alt:
+            rule = f"each cell tagged expected in lab {lab.name} must have an alternative text"
+            refuse(rule, f"none in {cell.source.strip().splitlines()[0]!r}", "As alt: What it shows.")
+        name = f"expected-{number}.png"
+        shown = new_markdown_cell(f"{HEADING}\n\n![{alt}](attachment:{name})", id=f"expected-{number}")
+        shown["attachments"] = {name: {"image/png": picture}}
+        notebook.cells.insert(notebook.cells.index(cell), shown)
+    notebook.metadata[MARK] = {"pictures_of": _code(source)}
+    return notebook
+
+
+def _release(lab: Chapter, source: Any, pictures: Sequence[str], course: Course) -> Path:
+    import nbformat
+
+    text = nbformat.writes(_with_pictures(lab, source, pictures)) + "\n"
+    write_atomically(course.notebook("source", lab.name), text)
+    run(f"lab {lab.name} could not be released", course.api().generate_assignment(lab.name))
+    return course.notebook("release", lab.name)
+
+
+def _student_copy(lab: Chapter, source: Any, pictures: Sequence[str]) -> str:
+    """The text of the student copy, made by nbgrader in a course of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = _release(lab, source, pictures, make_course(Path(folder).resolve()))
+        return made.read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Frozen settings in, rows out."""

@@ -1,0 +1,216 @@
+"""Records: rows kept on disk under the hash of their settings, in the local store and among the published."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import refuse
+from nnopt_lib.files import write_atomically, writing
+from nnopt_lib.paths import published_file, store_folder
+
+FORMAT = 1
+# Added to the environment of what must be the same on every machine: checks and the published book.
+PUBLISHED_ROWS_ONLY = {"NNOPT_ROWS": "published"}
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse, in one sentence, a folder in which no file can be made; it is made where it is not there.
+
+    For commands that would write much later, or many times. Example: ``check_writable(Path("build"))``.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+            pass
+
+
+def plain(value: Any, what: str) -> Any:
+    """A copy of `value` made of what JSON can hold; `what` names it in the refusal of anything else.
+
+    Tuples become lists, NumPy scalars become Python numbers. NaN and infinity pass: divergence is a result.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, float)):
+        return int(value) if isinstance(value, int) else float(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(item, what) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, what) for key, item in value.items()}
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return plain(value.item(), what)
+    rule = f"{what} must be made of numbers, strings, booleans, None, lists and dictionaries with string keys"
+    refuse(rule, f"a value of type {type(value).__name__}", "Convert it first, an array by .tolist().")
+
+
+def run_id(experiment: str, settings: Mapping[str, Any], fingerprint: str, results_version: int) -> str:
+    """The name of a result: 16 hexadecimal digits of the sha256 over everything that defines it.
+
+    `settings` holds all fields, defaults included; their order and the class they came from do not matter,
+    and 1 and 1.0 are the same value. NaN is refused, since it equals nothing.
+    Example: ``run_id("01-held-out", {"seed": 0}, data.fingerprint, 1)``.
+    """
+    fields = plain(dict(settings), f"settings of {experiment}")
+    parts = {"experiment": experiment, "settings": _whole_numbers(fields), "data": fingerprint}
+    try:
+        text = _canonical({**parts, "results_version": results_version}, allow_nan=False)
+    except ValueError:
+        refuse(
+            f"settings of {experiment} must be finite numbers",
+            fields,
+            "Use None for a value that is not set.",
+        )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _whole_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def _canonical(value: Any, allow_nan: bool = True) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=allow_nan)
+
+
+def published_rows_only() -> bool:
+    """Whether NNOPT_ROWS is ``published``: then no row comes from the local store, and none is computed.
+
+    Refuses any other word in NNOPT_ROWS. Example: ``published_rows_only()`` is False where it is not set.
+    """
+    word = os.environ.get("NNOPT_ROWS", "")
+    if word not in ("", "published"):
+        refuse("NNOPT_ROWS must be published or not set", repr(word))
+    return word == "published"
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Seal `record` with the sha256 of its content and write it as one line, whole or not at all."""
+    write_atomically(path, _line(record))
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in record.items() if key != "sha256"}
+    seal = hashlib.sha256(_canonical(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": seal}, ensure_ascii=False) + "\n"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """The record at `path`, or None where there is none; a damaged one is set aside, and the user is told.
+
+    It is renamed to ``<name>.damaged-N``, so that it can be looked at, and the result will be computed again.
+    """
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    record, damage = _parse(text, path.parent.name, path.stem)
+    if record is None:
+        aside = next(name for n in range(1, 10_000) if not (name := Path(f"{path}.damaged-{n}")).exists())
+        with contextlib.suppress(FileNotFoundError), writing(aside):  # another run may have been faster
+            path.rename(aside)
+        warnings.warn(f"{path} {damage}; set aside as {aside.name}, computed again.", stacklevel=2)
+    return record
+
+
+def read_published(experiment: str) -> dict[str, dict[str, Any]]:
+    """The published records of `experiment` by run id; damaged lines are left out, and the user is told."""
+    records = {}
+    for line, record, damage in _published_lines(experiment):
+        if record is None:
+            warnings.warn(f"{line} {damage}; left out.", stacklevel=2)
+        else:
+            records[record["run_id"]] = record
+    return records
+
+
+def damaged_lines(experiment: str) -> list[str]:
+    """What is wrong with the published rows of `experiment`, a sentence without its point for each line."""
+    return [f"{line} {damage}" for line, record, damage in _published_lines(experiment) if record is None]
+
+
+def _published_lines(experiment: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
+    """File and number of each published line, its record and what is wrong with it (one of the two)."""
+    path = published_file(experiment)
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        yield (f"{path} line {number}", *_parse(line, experiment))
+
+
+def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[str, Any] | None, str]:
+    """The record in `text` and what is wrong with it; one of the two is empty."""
+    try:
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError
+    except ValueError:
+        return None, "is not a whole JSON record"
+    if record.get("format") != FORMAT:
+        return None, f"has format {record.get('format')!r} where {FORMAT} is read"
+    if json.loads(_line(record))["sha256"] != record.get("sha256"):
+        return None, "does not match its own sha256"
+    identity = run_id(experiment, record["settings"], record["data"], record["results_version"])
+    if record["experiment"] != experiment or identity != record["run_id"] or name not in (None, identity):
+        return None, "does not hold the result that its name promises"
+    return record, ""
+
+
+def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None = None) -> Path:
+    """Make ``chapters/results/<experiment>.jsonl`` hold exactly the records `run_ids`; returns its path.
+
+    A record that is published already stays as it is, whatever the local store holds; others come from the
+    local store. `recomputed` names another store, whose records replace published ones: the author's wish.
+    One that is found nowhere is refused.
+    """
+    published, name = read_published(experiment), f"{experiment}/{{}}.json"
+    records = []
+    for identity in sorted(set(run_ids)):
+        record = read_record(recomputed / name.format(identity)) if recomputed else None
+        record = record or published.get(identity) or read_record(store_folder() / name.format(identity))
+        if record is None:
+            refuse(f"run {identity} of {experiment} must be in the store", None, "Run its chapter again.")
+        records.append(record)
+    write_atomically(published_file(experiment), "".join(map(_line, records)))
+    return published_file(experiment)
+
+
+def prune(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
+    """Remove from the store what is not needed; returns the files that were (or would be) removed.
+
+    Not needed are records that are published too, records set aside as damaged, and what killed runs left
+    behind more than a day ago; with `older_than_days`, also every record older than that.
+    """
+    removed = []
+    for folder in sorted(path for path in store_folder().glob("*") if path.is_dir()):
+        published = read_published(folder.name)
+        for path in sorted(folder.iterdir()):
+            age_days = (time.time() - path.stat().st_mtime) / 86_400
+            redundant = path.suffix == ".json" and path.stem in published
+            leftover = ".damaged-" in path.name or (path.suffix == ".tmp" and age_days > 1)
+            old = older_than_days is not None and path.suffix == ".json" and age_days > older_than_days
+            if redundant or leftover or old:
+                removed.append(path)
+    for path in removed if not dry_run else []:
+        with writing(path):
+            path.unlink(missing_ok=True)
+    return removed
+
+
+def count_records() -> dict[str, tuple[int, int]]:
+    """How many records every experiment has in the store and among the published rows."""
+    results = published_file("").parent
+    names = {path.name for path in store_folder().glob("*") if path.is_dir()}
+    names |= {path.stem for path in results.glob("*.jsonl")}
+    stored = {name: len(list((store_folder() / name).glob("*.json"))) for name in names}
+    return {name: (stored[name], len(read_published(name))) for name in sorted(names)}

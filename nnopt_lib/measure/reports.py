@@ -1,0 +1,106 @@
+"""What each of several models costs, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.frameworks import backend_of, framework_of, training_backend_of
+from nnopt_lib.measure.costs import count
+from nnopt_lib.measure.statistics import interval
+from nnopt_lib.measure.timing import peak_memory, time_in_turns
+from nnopt_lib.models.describe import describe
+
+
+class Report(list[dict[str, Any]]):
+    """Rows of `report`; printed as a table."""
+
+    def __repr__(self) -> str:
+        told = [
+            {
+                "": row["model"],
+                "parameters": f"{row['parameters']:,}",
+                "zeros": f"{row['zeros']:,}",
+                "bytes": f"{row['parameter_bytes']:,}",
+                "MACs": "unknown" if row["macs"] is None else f"{row['macs']:,}",
+                "latency": f"{row['latency_seconds'] * 1e3:.3g} ms "
+                f"[{row['low_seconds'] * 1e3:.3g}, {row['high_seconds'] * 1e3:.3g}]",
+                "peak memory": f"{row['peak_memory_bytes']:,} bytes",
+            }
+            for row in self
+        ]
+        table = [list(told[0]), *(list(row.values()) for row in told)] if told else []
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table
+        )
+
+
+def report(
+    *models: Any, example_input: np.ndarray, names: Sequence[str] | None = None, repeats: int = 50
+) -> Report:
+    """What each model costs, side by side: parameters, zeros, bytes, MACs, measured latency and memory.
+
+    Parameters:
+        models: of one or both frameworks; at least one.
+        example_input: the batch that is timed, (batch, *input_shape), channels first, or for Keras as the
+            model reads it.
+        names: of the models, in order; "model 1" and so on by default.
+        repeats: timed calls of each, in turns.
+
+    Returns one dictionary per model: `parameters`, `zeros` (of all weights), `parameter_bytes`, `macs` for
+    one example (None for a model that `describe` does not understand), `latency_seconds` per batch (median)
+    with its 95 % interval `low_seconds` and `high_seconds`, `peak_memory_bytes` of one call (see
+    `peak_memory`). Printed as a table.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> rows = report(build(mlp((8,), inputs=4, outputs=2)), example_input=np.zeros((1, 4), np.float32))
+        >>> rows[0]["parameters"], rows[0]["macs"]
+        (58, 48)
+    """
+    names = [f"model {place}" for place in range(1, len(models) + 1)] if names is None else list(names)
+    if not models or len(names) != len(models):
+        refuse("a report needs at least one model, and a name for each", f"{len(models)} and {len(names)}")
+    x = np.asarray(example_input)
+    runs = {
+        place: training_backend_of(model).runner(model, _channels_first(model, x), None)
+        for place, model in enumerate(models)
+    }
+    peaks = {place: peak_memory(run) for place, run in runs.items()}
+    seconds = time_in_turns({str(place): run for place, run in runs.items()}, repeats=repeats)
+    return Report(
+        _report_row(model, name, x, seconds[str(place)], peaks[place])
+        for place, (model, name) in enumerate(zip(models, names, strict=True))
+    )
+
+
+def _report_row(model: Any, name: str, x: np.ndarray, seconds: np.ndarray, peak: int) -> dict[str, Any]:
+    statistics = ("/mean", "/variance")
+    values = [v for key, v in backend_of(model).get_weights(model).items() if not key.endswith(statistics)]
+    try:
+        macs = count(describe(model, x)).macs
+    except NnoptError:
+        macs = None
+    median, low, high = interval(seconds, statistic=np.median)
+    return {
+        "model": name,
+        "parameters": sum(value.size for value in values),
+        "zeros": sum(int((value == 0).sum()) for value in values),
+        "parameter_bytes": sum(value.nbytes for value in values),
+        "macs": macs,
+        "latency_seconds": median,
+        "low_seconds": low,
+        "high_seconds": high,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _channels_first(model: Any, x: np.ndarray) -> np.ndarray:
+    """A Keras model's own input, channels last, as the adapters read it; anything else as it is."""
+    if framework_of(model) == "keras" and x.ndim > 2 and tuple(model.input_shape[1:]) == x.shape[1:]:
+        return np.moveaxis(x, -1, 1)
+    return x

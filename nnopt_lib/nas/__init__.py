@@ -1,0 +1,1 @@
+"""Search for a structure under a budget."""

@@ -1,0 +1,5 @@
+"""Scores, masks, hold or remove."""
+
+from nnopt_lib._moved import names_of
+
+__getattr__ = names_of("pruning")

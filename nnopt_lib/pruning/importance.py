@@ -1,0 +1,203 @@
+"""Importance: one number per node (neuron, filter, coupled group); the larger, the rather the node is kept.
+
+By weights alone on plain arrays; by data on a PyTorch twin of the description, so for both frameworks alike.
+Chapter 14 teaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, check_fraction, check_int, refuse
+from nnopt_lib.frameworks import data_on_twin
+from nnopt_lib.models.describe import Described
+from nnopt_lib.structure.coupling import FIXED, Coupling
+from nnopt_lib.structure.weights import Weights
+
+DATA_SCORES = {"apoz": "active", "taylor": "taylor", "oracle": "oracle"}  # as the adapter names them
+
+
+def importance(
+    model: Any,
+    score: str,
+    x: np.ndarray | None = None,
+    y: np.ndarray | None = None,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """How important each node of a model is, by layer: what ``prune(score=...)`` takes. The model stays.
+
+    Parameters:
+        score: by weights alone ``"l1"``, ``"l2"``, ``"bn_scale"``, ``"geometric_median"``, ``"random"``. By
+            data ``"apoz"``, how often a node is not 0 behind its relu (Hu et al. 2016, who count zeros);
+            ``"taylor"``, the first-order change of the loss, mean of its size over examples (Molchanov et
+            al. 2017, here with one gate for coupled nodes and behind normalizations); ``"oracle"``, the rise
+            of the mean cross-entropy when the node alone is removed: one pass over `x` for every node.
+        x: examples, (examples, *input_shape), channels first; for weights of a model that `build` did not
+            make one suffices. y: labels, for taylor and oracle; training data, if the scores choose.
+        device: where the data flow. seed: of random scores.
+
+    Returns ``{layer: (channels,)}`` under the model's own names; coupled channels have the same number, what
+    cannot leave has NaN. The larger, the more important; the oracle's may be below 0. Errors: unknown score;
+    no data where needed; a node without what the score looks at.
+
+    Example:
+        >>> from nnopt_lib import build, load_data, mlp
+        >>> model, digits = build(mlp((8,), inputs=64, outputs=10)), load_data("digits")
+        >>> found = importance(model, "taylor", digits.x_train, digits.y_train)
+        >>> found["dense_1"].shape
+        (8,)
+    """
+    check_choice("score", score, [*NODE_SCORES, *DATA_SCORES])
+    described = Described.of(model, None if x is None else x[:1])
+    coupling, weights = described.coupling, described.weights(model)
+    if score in NODE_SCORES:
+        found = NODE_SCORES[score](coupling, weights, seed=seed)
+    else:
+        check_examples(f"score {score!r}", x, y, labels=score != "apoz")
+        found = getattr(data_on_twin("importance"), DATA_SCORES[score])(coupling, weights, x, y, device)
+    by_channel = np.append(found, np.nan)  # `FIXED` is -1
+    return {described.paths[name]: by_channel[coupling.nodes[name]] for name in coupling.layers}
+
+
+def check_examples(what: str, x: Any, y: Any = None, *, labels: bool = False) -> None:
+    """Refuse what needs data and gets none."""
+    if x is None or len(x) == 0:
+        refuse(f"{what} needs examples x", "none")
+    if labels and (y is None or len(y) != len(x)):
+        refuse(f"{what} needs a label y for each of {len(x)} examples", "none" if y is None else len(y))
+
+
+def _l1(rows: np.ndarray) -> np.ndarray:
+    return np.abs(rows).sum(1)
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    return np.square(rows).sum(1)
+
+
+def _distances(rows: np.ndarray) -> np.ndarray:
+    """Sum of a row's Euclidean distances to all others of its layer."""
+    squares = np.square(rows).sum(1)
+    between = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
+    return np.sqrt(np.maximum(between, 0)).sum(1)
+
+
+def _per_node(
+    coupling: Coupling, weights: Weights, part: str, rule: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over a node's channels of ``rule(rows)``, and how many channels were summed; both (size,)."""
+    total, channels = np.zeros(coupling.size), np.zeros(coupling.size)
+    for name, value in weights.items():
+        owner, own_part = name.split("/")
+        numbers = coupling.nodes[owner]
+        if own_part != part or not (numbers != FIXED).any():
+            continue
+        scores = rule(value.reshape(len(value), -1).astype(np.float64))
+        there = numbers != FIXED
+        total += np.bincount(numbers[there], scores[there], coupling.size)
+        channels += np.bincount(numbers[there], None, coupling.size)
+    return total, channels
+
+
+def l1(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Sum of |w| over a node's kernel rows (Li et al. 2017)."""
+    return _per_node(coupling, weights, "kernel", _l1)[0]
+
+
+def l2(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Root of the sum of w^2 over a node's kernel rows."""
+    return np.sqrt(_per_node(coupling, weights, "kernel", _squares)[0])
+
+
+def batch_norm_scale(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Mean of |scale| over the batch normalizations of a node: network slimming (Liu et al. 2017)."""
+    total, channels = _per_node(coupling, weights, "scale", _l1)
+    if not channels.all():
+        bare = next(name for name, group in coupling.groups.items() if not channels[group].all())
+        rule = "score 'bn_scale' needs a batch normalization on every node to prune"
+        refuse(rule, f"none after layer {bare!r}", "Use score='l1', or build the network with them.")
+    return total / channels
+
+
+def geometric_median(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Sum of distances to the other filters of the layer, mean over a node's channels (FPGM, He et al. 2019).
+
+    The filter nearest to the geometric median of its layer is best replaced by the others, so it goes first.
+    """
+    total, channels = _per_node(coupling, weights, "kernel", _distances)
+    return total / channels
+
+
+def random(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+    """Uniform numbers: the control."""
+    return np.random.default_rng(check_int("seed", seed, at_least=0)).random(coupling.size)
+
+
+NODE_SCORES: dict[str, Callable[..., np.ndarray]] = {
+    "l1": l1,
+    "l2": l2,
+    "bn_scale": batch_norm_scale,
+    "geometric_median": geometric_median,
+    "random": random,
+}
+
+
+def keep_nodes(
+    coupling: Coupling,
+    scores: np.ndarray,
+    *,
+    sparsity: float,
+    scope: str = "global",
+    round_to: int = 1,
+    previous: np.ndarray | None = None,
+) -> np.ndarray:
+    """Which nodes stay, a boolean array (size,), if those of lowest importance go.
+
+    Removes exactly ``round(sparsity * n)`` of the n nodes of each scope (global, or each coupled group of
+    layers), as far as every layer keeps at least one: its best node is never removed. What `previous`
+    removed goes first and counts. At equal importance the earlier node stays. NaN is refused. With `round_to`
+    each group then keeps the nearest multiple of it instead (at least one multiple, at most all there are).
+    """
+    sparsity = check_fraction("sparsity", sparsity)
+    check_int("round_to", round_to, at_least=1)
+    if np.isnan(scores).any():
+        refuse("importance must not be NaN", f"NaN for {int(np.isnan(scores).sum())} of {len(scores)} nodes")
+    gone = np.zeros(len(scores), bool) if previous is None else ~previous
+    kept = np.ones(len(scores), bool)
+    best = _best_of_layers(coupling, scores, gone)
+    scopes = [np.arange(len(scores))] if scope == "global" else list(coupling.groups.values())
+    for nodes in scopes:
+        count = round(sparsity * len(nodes))
+        if count < gone[nodes].sum():
+            rule = f"sparsity must not fall, and the previous masks removed {int(gone[nodes].sum())} nodes"
+            refuse(rule, f"a target of {count}", "Pass a higher sparsity, or leave previous out.")
+        kept[_ranked(nodes, scores, gone, best)[: min(count, int((~best[nodes]).sum()))]] = False
+    if round_to > 1:
+        for nodes in coupling.groups.values():
+            left, there = int(kept[nodes].sum()), int((~gone[nodes]).sum())
+            left = min(there, max(round_to, round_to * ((2 * left + round_to) // (2 * round_to))))
+            kept[nodes] = False
+            kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
+    return kept
+
+
+def _ranked(nodes: np.ndarray, scores: np.ndarray, gone: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """`nodes` from the first to leave to the last: those removed before, then by importance, then late."""
+    return nodes[np.lexsort((-nodes, scores[nodes], ~gone[nodes], best[nodes]))]
+
+
+def _best_of_layers(coupling: Coupling, scores: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """The node of highest importance of every layer (the earlier of equals), among those not yet gone."""
+    best = np.zeros(coupling.size, bool)
+    for layer in coupling.layers:
+        numbers = coupling.nodes[layer]
+        if (numbers == FIXED).any():
+            continue  # what cannot leave keeps the layer alive
+        numbers = np.unique(numbers[~gone[numbers]])
+        best[numbers[np.argmax(scores[numbers])]] = True
+    return best

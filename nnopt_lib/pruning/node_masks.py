@@ -1,0 +1,130 @@
+"""Masks on nodes, decided by importance, and what they mean for the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, nearest, refuse
+from nnopt_lib.models.describe import Described
+from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
+from nnopt_lib.pruning.masks import Masks
+from nnopt_lib.structure.coupling import FIXED, Coupling
+
+
+class NodeMasks(Masks):
+    """One boolean array (channels,) per layer, **True = keep**; coupled nodes count as one.
+
+    Example:
+        >>> from nnopt_lib import build, mlp, prune
+        >>> prune(build(mlp((8,), inputs=4, outputs=2)), sparsity=0.5, granularity="node")
+        NodeMasks(sparsity 0.5: 4 of 8 nodes removed, 1 array)
+    """
+
+    _unit = "nodes"
+
+    @property
+    def weights(self) -> Masks:
+        """The same as masks on the model's weights: kernel rows, biases, normalization scales and shifts."""
+        return self._weights
+
+    _kept: np.ndarray  # (nodes,)
+    _weights: Masks
+
+    @property
+    def size(self) -> int:
+        """The number of prunable nodes."""
+        return len(self._kept)
+
+    @property
+    def removed(self) -> int:
+        """The number of removed nodes."""
+        return int((~self._kept).sum())
+
+    @classmethod
+    def of_nodes(cls, layers: dict[str, np.ndarray], kept: np.ndarray, weights: Masks) -> NodeMasks:
+        """From masks per layer, what they say of each node, and what that means for the weights."""
+        masks = cls(layers)
+        masks._kept, masks._weights = kept, weights
+        return masks
+
+
+def node_masks(
+    model: Any,
+    *,
+    sparsity: float,
+    score: str | Mapping[str, np.ndarray],
+    scope: str,
+    round_to: int,
+    previous: Masks | None,
+    example_input: Any,
+    seed: int,
+) -> NodeMasks:
+    """What `prune` with ``granularity="node"`` decides; the model stays as it is."""
+    described = Described.of(model, example_input)
+    coupling = described.coupling
+    if isinstance(score, Mapping):
+        scores = _given(described, score)
+    else:
+        rule = NODE_SCORES[check_choice("score", score, NODE_SCORES)]
+        scores = rule(coupling, described.weights(model), seed=seed)
+    before = None if previous is None else described.kept(previous)
+    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "previous": before}
+    kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)
+    return _masks_of(described, model, kept)
+
+
+def _masks_of(described: Described, model: Any, kept: np.ndarray) -> NodeMasks:
+    """`NodeMasks` under the model's own names."""
+    coupling = described.coupling
+    layers = {described.paths[name]: coupling.channels(name, kept) for name in coupling.layers}
+    masks, weights = weight_masks(coupling, kept), {}
+    own = described.own_weights(model, masks)
+    for name, mask in masks.items():
+        own_name = described.own_name(name)
+        weights[own_name] = mask.reshape(own[own_name].shape)  # a 1x1 convolution may stand as dense
+    return NodeMasks.of_nodes(layers, kept, Masks(weights))
+
+
+def _given(described: Described, score: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One number per node from arrays (channels,) by layer: the mean over a node's channels that have one."""
+    coupling, name_of = described.coupling, {path: name for name, path in described.paths.items()}
+    total, count = np.zeros(coupling.size), np.zeros(coupling.size)
+    for layer, values in score.items():
+        name = name_of.get(layer)
+        if name not in coupling.layers:
+            known = [described.paths[own] for own in coupling.layers]
+            refuse(f"scores name a layer {layer!r} that has no removable nodes", None, nearest(layer, known))
+        numbers, values = coupling.nodes[name], np.asarray(values, float)
+        if values.shape != numbers.shape:
+            refuse(f"scores of layer {layer!r} must have the shape {numbers.shape}", values.shape)
+        there = numbers != FIXED
+        total += np.bincount(numbers[there], values[there], coupling.size)
+        count += np.bincount(numbers[there], None, coupling.size)
+    if not count.all():
+        missing = [
+            described.paths[own]
+            for own in coupling.layers
+            if not count[coupling.nodes[own][coupling.nodes[own] != FIXED]].all()
+        ]
+        refuse("scores must cover every layer with removable nodes", f"none for {', '.join(missing)}")
+    return total / count
+
+
+def weight_masks(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
+    """What masking the removed nodes means for weights: ``{"conv_1/kernel": bool array of its shape, ...}``.
+
+    Kernel rows, biases, normalization scales and shifts, for every parameter that a removable node owns.
+    """
+    masks, rows = {}, {}
+    for name, shape in coupling.spec.parameter_shapes().items():
+        owner = name.split("/")[0]
+        if owner not in rows:
+            rows[owner] = coupling.channels(owner, kept) if (coupling.nodes[owner] >= 0).any() else None
+        own = rows[owner]
+        if own is not None:
+            masks[name] = own if len(shape) == 1 else own.repeat(math.prod(shape[1:])).reshape(shape)
+    return masks

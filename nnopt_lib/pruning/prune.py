@@ -1,0 +1,183 @@
+"""The verbs of weight pruning, the same for PyTorch and Keras: prune, apply masks, hold.
+
+Masks live outside the model. Its weights stay ordinary parameters, so that it can be copied, saved, compiled
+and exported before, during and after. Chapters 09 and 10 teach them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
+from nnopt_lib.frameworks import backend_of, mask_backend_of
+from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
+from nnopt_lib.pruning.node_masks import NodeMasks, node_masks
+from nnopt_lib.pruning.scores import SCORES
+from nnopt_lib.structure.weights import check_match
+
+
+def prunable(model: Any) -> list[str]:
+    """Canonical names of what `prune` prunes by default: kernels of dense, convolution and embedding layers.
+
+    Frozen ones are left out and shared ones come once. Biases and normalization can be named all the same.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> prunable(build(mlp((3,), inputs=4, outputs=2)))
+        ['dense_1/kernel', 'dense_2/kernel']
+    """
+    return mask_backend_of(model).prunable(model)
+
+
+def prune(
+    model: Any,
+    *,
+    sparsity: float | None = None,
+    score: str | Mapping[str, np.ndarray] | None = None,
+    scope: str = "global",
+    allocation: str = "uniform",
+    granularity: str = "weight",
+    previous: Masks | None = None,
+    names: Sequence[str] | None = None,
+    round_to: int = 1,
+    example_input: Any = None,
+    seed: int = 0,
+) -> Masks:
+    """Remove the weights, or nodes, of lowest score: set them to 0 in `model`, and return the masks.
+
+    Parameters:
+        model: any torch module or built Keras 3 model; for nodes, one that `describe` understands.
+        sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count.
+        score: ``"magnitude"`` (the default), ``"random"``, or saliency scores by canonical name, larger =
+            keep. For nodes ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``,
+            ``"random"``, or importance by layer, arrays (channels,), as `importance` gives it.
+        scope, allocation, granularity, previous: as in `make_masks`, which states the rules. With
+            ``granularity="node"`` whole neurons and filters go: coupled ones together and counted as one,
+            ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
+            The result is a `NodeMasks`, for `hold` and `remove_nodes`.
+        names: canonical names of the weights to rank; by default those of `prunable`.
+        round_to: for nodes: then every coupled group keeps the nearest multiple of this many, so that the
+            sparsity is met less exactly; chapter 15 measures which multiples are fast.
+        example_input: for nodes of a model that `build` did not make: a batch that it reads.
+        seed: of random scores.
+
+    The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
+    changed: those of `make_masks`; an unknown score or name; nothing to prune.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> prune(build(mlp((), inputs=64, outputs=10)), sparsity=0.9)
+        Masks(sparsity 0.9: 576 of 640 weights removed, 1 array)
+    """
+    if granularity == "node":
+        options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
+        options |= {"round_to": round_to}
+        return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
+    if round_to != 1:
+        refuse("round_to belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
+    masks = make_masks(
+        _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
+        sparsity=sparsity,
+        scope=scope,
+        allocation=allocation,
+        granularity=granularity,
+        previous=previous,
+    )
+    mask_backend_of(model).apply(model, masks)
+    return masks
+
+
+def _weight_scores(
+    model: Any,
+    score: str | Mapping[str, np.ndarray],
+    names: Sequence[str] | None,
+    previous: Masks | None,
+    seed: int,
+) -> Mapping[str, np.ndarray]:
+    """Scores by canonical name for the weights to rank, given or by rule."""
+    if names is None:
+        names = list(previous) if previous else mask_backend_of(model).prunable(model)
+        if not names:
+            kinds = "a dense, convolution or embedding layer"
+            refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
+    elif not names:
+        refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
+    weights = _named(model, names)
+    if isinstance(score, Mapping):
+        check_match(score, {name: weights[name].shape for name in weights}, "scores")
+        return {name: score[name] for name in weights}
+    rule = SCORES[check_choice("score", score, SCORES)]
+    return rule(weights, seed=check_int("seed", seed, at_least=0))
+
+
+def _prune_nodes(
+    model: Any,
+    sparsity: float | None,
+    score: str | Mapping[str, np.ndarray],
+    allocation: str,
+    names: Sequence[str] | None,
+    **options: Any,
+) -> NodeMasks:
+    check_choice("scope", options["scope"], SCOPES)
+    if allocation != "uniform":
+        refuse("granularity 'node' shares sparsity evenly", f"allocation={allocation!r}", "Leave it out.")
+    if names is not None:
+        refuse("granularity 'node' ranks all nodes that can leave", "names", "Leave it out.")
+    masks = node_masks(model, sparsity=check_fraction("sparsity", sparsity), score=score, **options)
+    apply_masks(model, masks)
+    return masks
+
+
+def _named(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The weights of these names; an unknown one is refused with the nearest there is."""
+    weights = mask_backend_of(model).weights(model, names)
+    for name in names:
+        if name not in weights:
+            refuse(
+                f"the model has no weight {name!r}", None, nearest(name, backend_of(model).get_weights(model))
+            )
+    return weights
+
+
+def check_fit(model: Any, masks: Mapping[str, np.ndarray]) -> None:
+    """Refuse masks whose names or shapes do not fit the model."""
+    weights = mask_backend_of(model).weights(model, list(masks))
+    check_match(masks, {name: weights[name].shape for name in weights})
+
+
+def apply_masks(model: Any, masks: Masks) -> None:
+    """Set to 0 what `masks` removed; refuses masks whose names or shapes are not the model's, listing them.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> spec = mlp((3,), inputs=4, outputs=2)
+        >>> apply_masks(build(spec, seed=2), prune(build(spec, seed=1), sparsity=0.5))
+    """
+    check_fit(model, masks.weights)
+    mask_backend_of(model).apply(model, masks.weights)
+
+
+def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
+    """Keep zeros at zero: mask the weights and the optimizer's state now and after each of its steps.
+
+    Parameters:
+        optimizer: the one that trains `model`. For Keras by default the one that it was compiled with.
+
+    Works under any training loop, since it follows the optimizer: momentum, adaptive steps and weight decay
+    cannot move a removed weight, nor keep a memory of it. Returns a handle whose `remove()` ends it; holding
+    again on the same optimizer replaces the masks. A Keras loop of your own that is a `tf.function` must be
+    traced after this call. Errors: an optimizer that does not own the masked weights; masks for another
+    model.
+
+    Example:
+        >>> import torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+        >>> handle = hold(model, prune(model, sparsity=0.5), optimizer)
+        >>> handle.remove()
+    """
+    check_fit(model, masks.weights)
+    return mask_backend_of(model).hold(model, masks.weights, optimizer)

@@ -1,0 +1,231 @@
+"""A figure is data too: its kind, its options and the rows it is drawn from; one look for the whole book.
+
+`save_figure` draws from rows and keeps all that is needed to draw again, so that `redraw` (and
+``nnopt figures``) makes the same figure for the screen or at a paper's column width without running anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import check_choice, check_number, nearest, refuse
+from nnopt_lib.experiments.provenance import provenance
+from nnopt_lib.experiments.records import plain
+from nnopt_lib.experiments.run import rows_read
+from nnopt_lib.files import write_atomically
+from nnopt_lib.paths import build_folder, project_root
+from nnopt_lib.results.exports import as_csv, as_latex, references_of
+from nnopt_lib.results.plots import KINDS, Rows, render
+from nnopt_lib.results.staleness import read_status, stale_rows
+from nnopt_lib.results.style import FORMATS, STYLES
+
+NARROWEST_INCHES, WIDEST_INCHES = 1.0, 100.0  # beyond either is a slip of units
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a notebook shows of a saved figure: the picture, and its alternative text for those without."""
+
+    png: bytes
+    alt: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        return {"image/png": self.png, "text/plain": self.alt}, {"image/png": {"width": 700, "alt": self.alt}}
+
+
+def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -> Shown:
+    """Draw a figure from `rows` and keep it with everything needed to draw it again.
+
+    Parameters:
+        name: begins with its chapter, as in ``"01-held-out"``.
+        rows: dictionaries of plain values; every mark is drawn from them, nothing else.
+        kind: ``"intervals"``, ``"curves"``, ``"bars"``, ``"roofline"`` or ``"graph"``.
+        options: of the kind, as its function in `nnopt_lib.results.plots` names them.
+        alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.
+
+    Writes ``build/figures/<name>/``: figure.json and what `redraw` writes, the picture as .svg, .pdf and
+    .png, the rows as .csv and as a LaTeX table, what its chapter cites as .bib, and the .manifest.json
+    (options, run ids, seeds, versions, commit, a hash of each file).
+    Returns what a notebook cell shows as its last value.
+    Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack.
+
+    Example:
+        >>> rows = [{"label": "network", "mean": 0.9, "low": 0.88, "high": 0.92}]
+        >>> save_figure("00-demo", rows, "intervals", x_label="accuracy", alt="A dot with its interval.").alt
+        'A dot with its interval.'
+    """
+    if not re.fullmatch(r"\d\d-[\w.-]+", name):  # also keeps it inside its folder
+        refuse("a figure's name must begin with its chapter's number and -", repr(name), "As 01-held-out.")
+    check_choice("kind", kind, KINDS)
+    if not rows:
+        refuse(f"figure {name} needs at least one row", "none")
+    if not alt.strip():
+        refuse(f"figure {name} needs an alternative text", repr(alt))
+    _check_options(name, kind, options)
+    figure = {"format": 1, "name": name, "kind": kind, "alt": alt, "options": options}
+    figure |= {"rows": [dict(row) for row in rows], "rests_on": rows_read(), "provenance": provenance()}
+    figure = plain(figure, f"figure {name}")
+    folder = build_folder() / "figures" / name
+    try:
+        _write(figure, "screen", None, FORMATS, folder, own=True)
+    except KeyError as error:
+        refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
+    write_atomically(folder / "figure.json", json.dumps(figure, indent=1, ensure_ascii=False) + "\n")
+    return Shown((folder / f"{name}.png").read_bytes(), alt)
+
+
+def _write(
+    figure: Mapping[str, Any],
+    style: str,
+    width_inches: float | None,
+    formats: Sequence[str],
+    folder: Path,
+    own: bool,
+) -> list[Path]:
+    """Draw, then write the pictures, the rows and the manifest; nothing is written if drawing fails."""
+    name, rows = figure["name"], figure["rows"]
+    files: dict[str, str | bytes] = {**render(figure, style, width_inches, formats)}
+    files |= {"csv": as_csv(rows), "tex": as_latex(rows), "bib": references_of(name)}
+    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": own}
+    hashes = {f"{name}.{ending}": _hash(content) for ending, content in files.items()}
+    manifest = {**_manifest(figure), "drawn": drawn, "files": hashes}
+    files["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
+    for ending, content in files.items():
+        write_atomically(folder / f"{name}.{ending}", content)
+    return [folder / f"{name}.{ending}" for ending in files]
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
+    parameters = list(inspect.signature(KINDS[kind]).parameters.values())[2:]
+    known = {parameter.name: parameter for parameter in parameters}
+    for option in options:
+        if option not in known:
+            refuse(f"figure {name}: {kind} has no option {option!r}", None, nearest(option, known))
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            refuse(f"figure {name}: {kind} needs the option {option!r}")
+
+
+def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a figure comes from: how it was drawn, the runs and seeds behind it, versions, commit.
+
+    Versions, hardware and commit are those under which it was saved, wherever it is drawn again.
+    """
+    rows = figure["rows"]
+    described = {key: figure.get(key) for key in ("name", "kind", "alt", "options", "rests_on")}
+    found = {
+        plural: sorted({row[one] for row in rows if row.get(one) is not None})
+        for plural, one in (("run_ids", "run_id"), ("seeds", "seed"))
+    }
+    digest = _hash(json.dumps(rows, sort_keys=True))
+    return {**described, **found, "rows_sha256": digest, **figure["provenance"]}
+
+
+def _stored(name: str, own: bool) -> Path | None:
+    """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
+    places = [
+        project_root() / "chapters" / "results" / "figures" / f"{name}.json",
+        build_folder() / "figures" / name / "figure.json",
+    ]
+    return next((place for place in (places[::-1] if own else places) if place.is_file()), None)
+
+
+def list_figures() -> list[str]:
+    """The names of all figures that can be drawn again, in order."""
+    made = (path.parent.name for path in build_folder().glob("figures/*/figure.json"))
+    published = (path.stem for path in project_root().glob("chapters/results/figures/*.json"))
+    return sorted({*made, *published})
+
+
+def redraw(
+    name: str,
+    *,
+    style: str = "screen",
+    width_inches: float | None = None,
+    formats: Sequence[str] = FORMATS,
+    out: Path | None = None,
+    own: bool = False,
+) -> list[Path]:
+    """Draw a stored figure again, from its rows alone.
+
+    Parameters:
+        style: ``"screen"`` or ``"paper"`` (text of 7 to 9 points at column width, fonts embedded).
+        width_inches: of the figure; by default the style's own (7 and 3.25).
+        formats: of ``svg``, ``pdf``, ``png``.
+        out: folder; by default ``build/figures/<name>``, in the paper style its sub-folder ``paper``.
+        own: draw what this machine saved last, in whatever profile, although another is published.
+
+    Returns the files written: pictures, rows as CSV and as a LaTeX table, BibTeX, manifest. An unknown name
+    is refused.
+    """
+    check_choice("style", style, STYLES)
+    for form in formats:
+        check_choice("format", form, FORMATS)
+    if width_inches is not None:
+        check_number("width_inches", width_inches, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
+    if out is not None and out.exists() and not out.is_dir():
+        refuse("out must be a folder, there or to be made", f"the file {out}")
+    place = _stored(name, own)
+    if place is None:
+        refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
+    try:
+        figure = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
+    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
+    return _write(figure, style, width_inches, formats, folder, own)
+
+
+def verify(folder: Path) -> dict[str, str]:
+    """Whether figures that `redraw` once wrote into `folder` are still what code and rows give.
+
+    Returns, for each file that a manifest there lists, ``same``, ``missing``, ``changed by hand``, ``stale``
+    with the reason (a row file that changed, other rows, another bibliography or drawing), or ``no longer a
+    figure``.
+    Refuses a folder without a manifest, and a manifest that cannot be read.
+    """
+    manifests = sorted(folder.glob("*.manifest.json"))
+    if not manifests:
+        rule = "--verify needs a folder that nnopt figures --out has written, with a .manifest.json"
+        refuse(rule, folder)
+    found: dict[str, str] = {}
+    for path in manifests:
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
+        except (ValueError, KeyError, TypeError) as error:
+            refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
+        found |= {file: _on_disk(folder / file, digest) for file, digest in hashes.items()}
+        if name not in list_figures():
+            found |= dict.fromkeys(hashes, "no longer a figure")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            redraw(name, **drawn, out=Path(scratch))
+            now = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
+        drawing = "its rows changed" if now["rows_sha256"] != manifest["rows_sha256"] else "it is drawn anew"
+        under = [] if drawn["own"] else stale_rows(name[:2], now["rests_on"] or (), read_status())
+        for file, digest in hashes.items():
+            if found[file] == "same" and under and not file.endswith(".bib"):
+                found[file] = f"stale, since {'; '.join(under)}"
+            elif found[file] == "same" and now["files"].get(file) != digest:
+                why = "what its chapter cites changed" if file.endswith(".bib") else drawing
+                found[file] = f"stale, since {why}"
+    return found
+
+
+def _on_disk(file: Path, digest: str) -> str:
+    if not file.is_file():
+        return "missing"
+    return "same" if _hash(file.read_bytes()) == digest else "changed by hand"

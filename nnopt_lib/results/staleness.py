@@ -1,0 +1,92 @@
+"""What is published, read back: claims, figures, and whether the rows under them are still the same.
+
+A chapter that is saved notes the sha256 of every row file that it read (`row_hashes`, kept in status.json);
+each claim and figure names the experiments it rests on. The two together say what a changed row makes stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.paths import published_file, results_folder
+
+
+def row_hashes(experiments: Iterable[str]) -> dict[str, str | None]:
+    """The sha256 of each experiment's published row file, None where there is none."""
+    found = {}
+    for experiment in sorted(experiments):
+        file = published_file(experiment)
+        found[experiment] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return found
+
+
+def read_json(file: Path) -> Any:
+    """The content of a published file; one that is not whole is refused by name."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        refuse(f"{file} must be a whole JSON file", repr(error), "Run nnopt run NN --save for its chapter.")
+
+
+def read_status() -> dict[str, dict[str, Any]]:
+    """For each chapter's name what its last saved run noted: date, versions, commit, hashes of rows."""
+    file = results_folder() / "status.json"
+    return dict(read_json(file)) if file.is_file() else {}
+
+
+def read_claims() -> dict[str, dict[str, Any]]:
+    """Published claims and replays by ``<chapter>/<id>``, in the order of chapters."""
+    files = sorted((results_folder() / "claims").glob("*.json"))
+    return {f"{record['chapter']}/{record['id']}": record for file in files for record in read_json(file)}
+
+
+def read_machines() -> list[dict[str, Any]]:
+    """What `nnopt results verify --save` saw on other machines, one dictionary each, by name of processor."""
+    files = sorted((results_folder() / "machines").glob("*.json"))
+    return sorted((read_json(file) for file in files), key=lambda machine: machine["cpu"])
+
+
+def stale_rows(chapter: str, rests_on: Iterable[str], status: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why something that `chapter` published is no longer what the rows give; empty where it still is.
+
+    Parameters:
+        chapter: its name or number. rests_on: experiments. status: of `read_status`.
+    Returns one reason per row file, naming the file, in their order.
+    """
+    own = next((saved for name, saved in status.items() if name.startswith(chapter)), {})
+    noted, reasons = own.get("rows", {}), []
+    for experiment, digest in row_hashes(rests_on).items():
+        file = f"chapters/results/{experiment}.jsonl"
+        if digest is None:
+            reasons.append(f"{file} is missing")
+        elif experiment not in noted:
+            reasons.append(f"{file} was not noted when the chapter was saved")
+        elif digest != noted[experiment]:
+            reasons.append(f"{file} changed")
+    return reasons
+
+
+def check_fresh(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse records that are stale: a line for each reason and chapter, with all that it makes stale.
+
+    `records` by the name to tell, each with its chapter. One without `rests_on` cannot be checked, and is
+    refused too.
+    """
+    status, stale = read_status(), dict[tuple[str, str], list[str]]()
+    for name, record in records.items():
+        reasons = ["they do not say which rows they rest on"]
+        if "rests_on" in record:
+            reasons = stale_rows(record["chapter"], record["rests_on"], status)
+        for reason in reasons:
+            stale.setdefault((reason, record["chapter"][:2]), []).append(name)
+    lines = [
+        f"stale, since {reason}: {'; '.join(names)}. Run nnopt run {chapter} --save."
+        for (reason, chapter), names in stale.items()
+    ]
+    if lines:
+        raise NnoptError("\n".join(lines))

@@ -1,0 +1,1 @@
+"""A network as data: describe it, count its channels, edit it."""

@@ -1,0 +1,1 @@
+"""Changes of a description; with weights, the function stays."""

@@ -1,0 +1,227 @@
+"""The edit that makes a network smaller: a layer, a part of its width or an edge leaves.
+
+It undoes what the other edits do, and with weights it can insist that the outputs stay what they were.
+Chapters 03 and 05 use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.structure.coupling import FIXED, Coupling, couple
+from nnopt_lib.structure.edits.deepen import identity, never_negative
+from nnopt_lib.structure.edits.resize import Replicated, replicate, resizable
+from nnopt_lib.structure.operations import Shape
+from nnopt_lib.structure.spec import INPUT, KERNELS, NetSpec, Node, check_node
+from nnopt_lib.structure.weights import Weights, check_weights
+
+
+def shrink(
+    spec: NetSpec,
+    node: str | None = None,
+    *,
+    width: int | None = None,
+    edge: tuple[str, str] | None = None,
+    weights: Weights | None = None,
+    preserve: bool = True,
+) -> Any:
+    """Take a node, some of a layer's width, or an edge out of a network; what nobody reads any more leaves.
+
+    Parameters:
+        spec: the network. node: a node with one input and an output of the same shape, which leaves; with
+            `width` a layer, which gets narrower. edge: (source, target) instead, an input of a node that
+            adds, concatenates or multiplies.
+        weights: of `spec`. With `preserve` only what changes no output may go: layers that are the identity,
+            nodes that equal each other or that nothing reads, edges that add 0; `deepen`, `widen` and
+            `connect` make such. Without it the nodes with the largest rows stay (sum of sizes), and the
+            others, the layer or the edge simply leave; `prune` and `remove_nodes` choose better.
+
+    Returns the new description, with `weights` also new arrays. Errors: nothing like that in the network,
+    shapes that would no longer fit, and, with `preserve`, what cannot leave without a change.
+
+    Example:
+        >>> from nnopt_lib import mlp
+        >>> shrink(mlp((8,), inputs=4, outputs=2), "dense_1", width=5).shapes["dense_1"]
+        (5,)
+    """
+    own = None if weights is None else check_weights(spec, weights)
+    if (node is None) == (edge is None):
+        refuse("shrink takes a node or an edge", "both" if node else "neither")
+    if edge is not None:
+        return _without_edge(spec, edge, own, preserve)
+    assert node is not None
+    if width is not None:
+        return _narrower(spec, node, width, own, preserve)
+    return _without_node(spec, node, own, preserve)
+
+
+def _narrower(
+    spec: NetSpec, node: str, width: int, weights: dict[str, np.ndarray] | None, preserve: bool
+) -> Any:
+    coupling, numbers = resizable(spec, node)
+    leave = len(numbers) - check_int("width", width, at_least=1)
+    if leave <= 0:
+        refuse(f"shrink needs a width below the {len(numbers)} nodes that {node!r} has", width)
+    merged = None
+    if weights is None:
+        gone = numbers[width:]
+    elif preserve:
+        merged, free = _redundant(coupling, numbers, weights)
+        if len(free) < leave:
+            remedy = "Pass preserve=False, or choose with prune and remove_nodes."
+            rule = (
+                f"{len(free)} of the {len(numbers)} nodes of {node!r} can leave without changing the function"
+            )
+            refuse(rule, f"width {width}, so {leave} of them", remedy)
+        gone = free[:leave]
+        kept = np.setdiff1d(np.arange(coupling.size), gone)
+        merged[kept] = kept
+    else:
+        sizes = np.zeros(coupling.size)
+        for name, rows in _rows(coupling, weights):
+            if name.endswith("/kernel"):
+                own = np.abs(weights[name]).reshape(len(rows), -1).sum(1)
+                np.add.at(sizes, rows[rows != FIXED], own[rows != FIXED])
+        gone = numbers[np.argsort(-sizes[numbers], kind="stable")[width:]]
+    copies = np.ones(coupling.size, int)
+    copies[gone] = 0
+    made = replicate(coupling, copies, merged)
+    return made.resized() if weights is None else (made.resized(), made.carried(weights, divide=False))
+
+
+def _rows(coupling: Coupling, weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
+    """The name of every array with rows that nodes own, and the numbers of these nodes, row by row."""
+    for name in weights:
+        numbers = coupling.nodes[name.split("/")[0]]
+        if (numbers != FIXED).any():
+            yield name, numbers
+
+
+def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+    """Who answers for each node, and which of `numbers` can leave: equal to an earlier one, or not read."""
+    rows_of: dict[int, list[bytes]] = {int(number): [] for number in numbers}
+    for name, owners in _rows(coupling, weights):
+        for row, number in enumerate(owners.tolist()):
+            if number in rows_of:
+                rows_of[number].append(name.encode() + weights[name][row].tobytes())
+    read = np.zeros(coupling.size, bool)
+    for node in coupling.spec.nodes:
+        if node.op in KERNELS and node.options.get("groups", 1) == 1:
+            kernel, source = weights[f"{node.name}/kernel"], coupling.nodes[node.inputs[0]]
+            used = kernel.swapaxes(0, 1).reshape(len(source), -1).any(1) & (source != FIXED)
+            read[source[used]] = True
+    merged, first = np.arange(coupling.size), dict[bytes, int]()
+    for number in numbers.tolist():
+        merged[number] = first.setdefault(b"|".join(rows_of[number]), number)
+    answering = set(merged[[number for number in numbers if merged[number] != number]].tolist())
+    free = [n for n in numbers.tolist() if merged[n] != n or (not read[n] and n not in answering)]
+    return merged, np.asarray(free, int)
+
+
+def _without_node(spec: NetSpec, name: str, weights: dict[str, np.ndarray] | None, preserve: bool) -> Any:
+    node = check_node(spec, name)
+    if len(node.inputs) > 1:
+        refuse(
+            f"{name!r} reads several nodes",
+            None,
+            f"Name one of its edges: edge=({node.inputs[0]!r}, {name!r}).",
+        )
+    source = node.inputs[0]
+    if spec.shapes[name] != spec.shapes[source]:
+        rule = f"a node leaves only if its output has the shape of its input; {name!r}"
+        refuse(rule, f"{spec.shapes[source]} to {spec.shapes[name]}")
+    if name == spec.output and source == INPUT:
+        refuse("a network needs at least one node", "the last one leaving")
+    if weights is not None and preserve and not _is_identity(spec, node, weights):
+        remedy = "Pass preserve=False to let it go anyway."
+        refuse(f"{name!r} cannot leave without changing the function", "one that is not the identity", remedy)
+    return _rewired(spec.input_shape, spec.nodes, {name: source}, weights)
+
+
+def _is_identity(spec: NetSpec, node: Node, weights: Weights) -> bool:
+    own = {part: weights[f"{node.name}/{part}"] for part in _PARTS if f"{node.name}/{part}" in weights}
+    if node.op in KERNELS:
+        kernel = own["kernel"]
+        square = node.options.get("groups", 1) == 1 and all(size % 2 for size in kernel.shape[2:])
+        return square and np.array_equal(kernel, identity(kernel)) and not np.any(own.get("bias", 0))
+    if node.op == "batch_norm":
+        slope = own["scale"] / np.sqrt(own["variance"] + node.options["eps"])
+        offset = own["shift"] - slope * own["mean"]
+        return bool(np.allclose(slope, 1, atol=1e-6) and np.allclose(offset, 0, atol=1e-6))
+    return node.op == "activation" and node.options["kind"] == "relu" and never_negative(spec, node.inputs[0])
+
+
+_PARTS = ("kernel", "bias", "scale", "shift", "mean", "variance")
+
+
+def _without_edge(
+    spec: NetSpec, edge: tuple[str, str], weights: dict[str, np.ndarray] | None, preserve: bool
+) -> Any:
+    source, target = edge
+    node = check_node(spec, target)
+    check_node(spec, source, or_input=True)
+    if source not in node.inputs:
+        refuse(f"{target!r} does not read {source!r}", None, f"It reads {', '.join(node.inputs)}.")
+    if node.op not in ("add", "concat", "multiply"):
+        remedy = "Take the node out instead."
+        refuse(
+            f"an edge leaves only a node that adds, concatenates or multiplies; {target!r}", node.op, remedy
+        )
+    place = node.inputs.index(source)
+    nodes, changed = list(spec.nodes), weights
+    if node.op == "concat":
+        widths = [spec.shapes[name][0] for name in node.inputs]
+        owner = np.repeat(np.arange(len(widths)), widths)
+        coupling = couple(spec)
+        kept = {target: np.flatnonzero(owner != place)}
+        made = replicate(coupling, np.ones(coupling.size, int), values=kept)
+        nodes, changed = made.nodes(), None if weights is None else made.carried(weights, divide=False)
+        nothing = weights is None or _not_read(made, weights)
+    else:
+        nothing = weights is None or (node.op == "add" and _zero(spec, source, weights))
+    if preserve and not nothing:
+        rule = f"the edge from {source!r} to {target!r} cannot leave without changing the function"
+        refuse(rule, "one that adds something", "Pass preserve=False to let it go anyway.")
+    left = tuple(name for i, name in enumerate(node.inputs) if i != place)
+    if node.op == "multiply" and all(spec.shapes[name] != spec.shapes[target] for name in left):
+        refuse(f"without {source!r} nothing of the shape of {target!r} is left", spec.shapes[left[0]])
+    if len(left) == 1:
+        return _rewired(spec.input_shape, nodes, {target: left[0]}, changed)
+    nodes = [replace(n, inputs=left) if n.name == target else n for n in nodes]
+    return _rewired(spec.input_shape, nodes, {}, changed)
+
+
+def _not_read(made: Replicated, weights: Weights) -> bool:
+    """Whether every kernel's columns are 0 for the channels that are no longer there."""
+    for node in made.spec.nodes:
+        if node.op in KERNELS and node.options.get("groups", 1) == 1:
+            source = node.inputs[0]
+            gone = np.setdiff1d(np.arange(len(made.merged[source])), made.index[source])
+            if weights[f"{node.name}/kernel"][:, gone].any():
+                return False
+    return True
+
+
+def _zero(spec: NetSpec, name: str, weights: Weights) -> bool:
+    """Whether a layer gives 0 whatever it reads."""
+    parts = [weights[key] for part in ("kernel", "bias") if (key := f"{name}/{part}") in weights]
+    return bool(parts) and not any(part.any() for part in parts)
+
+
+def _rewired(
+    input_shape: Shape, nodes: Sequence[Node], instead: Mapping[str, str], weights: Weights | None
+) -> Any:
+    """The network in which readers of a node in `instead` read what stands there; unread nodes leave."""
+    nodes = [replace(n, inputs=tuple(instead.get(name, name) for name in n.inputs)) for n in nodes]
+    read = {instead.get(nodes[-1].name, nodes[-1].name)}
+    for node in reversed(nodes):
+        read |= set(node.inputs) if node.name in read else set()
+    spec = NetSpec(input_shape, tuple(n for n in nodes if n.name in read))
+    if weights is None:
+        return spec
+    return spec, {name: value for name, value in weights.items() if name.split("/")[0] in read}

@@ -1,0 +1,84 @@
+"""Arrays that belong to a description: first values, and whether given ones fit.
+
+Names read ``dense_1/kernel``, kernels are (out, in, *spatial), as everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from nnopt_lib.checks import check_choice, check_int, refuse
+from nnopt_lib.structure.operations import Shape
+from nnopt_lib.structure.spec import NetSpec
+
+Weights = Mapping[str, np.ndarray]
+INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_normal", "torch_default")
+
+
+def initial_weights(spec: NetSpec, seed: int, init: str = "glorot_uniform") -> dict[str, np.ndarray]:
+    """First weights for `spec`, drawn in NumPy so that both frameworks begin from the same numbers.
+
+    Parameters:
+        spec: the network.
+        seed: whole number, at least 0.
+        init: ``"glorot_uniform"`` (Keras's default), ``"glorot_normal"``, ``"he_normal"``, all with zero
+            biases; or ``"torch_default"``, kernels and biases uniform within 1/sqrt(fan-in).
+
+    Returns a new dict of float32 arrays in canonical layout, running statistics of batch norms included.
+    Sources: Glorot & Bengio 2010; He et al. 2015. Glorot's normal is not truncated here, unlike Keras's.
+    """
+    check_choice("init", init, INITIALIZERS)
+    random = np.random.default_rng(check_int("seed", seed, at_least=0))
+    weights, bound = {}, 0.0
+    for name, shape in spec.parameter_shapes(trainable=False).items():
+        part = name.split("/")[1]
+        if part == "kernel":
+            # Fans as both frameworks count them: inputs of one group, all filters.
+            fan_in, fan_out = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
+            bound = 1 / math.sqrt(fan_in)
+            value = _draw_kernel(random, shape, fan_in, fan_out, init)
+        elif part == "bias" and init == "torch_default":
+            value = random.uniform(-bound, bound, shape)  # `bound` is that of the kernel just before it
+        else:
+            value = np.ones(shape) if part in ("scale", "variance") else np.zeros(shape)
+        weights[name] = value.astype(np.float32)
+    return weights
+
+
+def _draw_kernel(
+    random: np.random.Generator, shape: Shape, fan_in: int, fan_out: int, init: str
+) -> np.ndarray:
+    if init == "glorot_uniform":
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        return random.uniform(-bound, bound, shape)
+    if init == "glorot_normal":
+        return random.normal(0, math.sqrt(2 / (fan_in + fan_out)), shape)
+    if init == "he_normal":
+        return random.normal(0, math.sqrt(2 / fan_in), shape)
+    return random.uniform(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), shape)
+
+
+def check_match(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str = "masks"
+) -> None:
+    """Refuse arrays whose names or shapes are not `shapes`, listing those that differ."""
+    theirs = {name: np.shape(array) for name, array in arrays.items()}
+    if theirs != dict(shapes):
+        names = [name for name in {**theirs, **shapes} if theirs.get(name) != shapes.get(name)]
+        told = [f"{name} {theirs.get(name, 'missing')} for {shapes.get(name, 'none')}" for name in names]
+        refuse(f"{what} must have the names and shapes of the model's weights", ", ".join(told))
+
+
+def check_weights(spec: NetSpec, weights: Weights) -> dict[str, np.ndarray]:
+    """Copies of the weights, if they are those of the network."""
+    shapes = spec.parameter_shapes(trainable=False)
+    check_match(weights, shapes, "weights")
+    if set(weights) != set(shapes):
+        refuse(
+            "weights must be all that the network has",
+            f"without {', '.join(sorted(set(shapes) - set(weights)))}",
+        )
+    return {name: np.array(weights[name]) for name in shapes}

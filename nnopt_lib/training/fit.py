@@ -1,0 +1,208 @@
+"""The verbs of training: fit, evaluate, predict.
+
+Every function takes a `torch.nn.Module` or a Keras 3 model, made by `build` or the user's own. Inputs are
+canonical everywhere: (examples, features) or (examples, channels, *spatial), for Keras models too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.frameworks import (
+    FRAMEWORKS,
+    Stack,
+    penalty_backend_of,
+    stacks,
+    training_backend,
+    training_backend_of,
+)
+from nnopt_lib.measure.statistics import accuracy_and_loss
+from nnopt_lib.pruning.masks import Masks
+from nnopt_lib.pruning.penalties import Penalty
+from nnopt_lib.pruning.prune import hold
+from nnopt_lib.structure.spec import NetSpec
+from nnopt_lib.structure.weights import check_match, initial_weights
+from nnopt_lib.training.loop import check_data
+from nnopt_lib.training.recipe import History, Training
+
+if TYPE_CHECKING:
+    from nnopt_lib.data import Data
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and those of PyTorch and Keras that are loaded already.
+
+    A framework loaded later is seeded by `fit`, which calls this with its own seed.
+
+    Example:
+        >>> seed_everything(0)
+        >>> random.randrange(100)
+        49
+    """
+    import sys
+
+    check_int("seed", seed, at_least=0, at_most=2**32 - 1)
+    random.seed(seed)
+    np.random.seed(seed)
+    for framework in FRAMEWORKS:
+        if framework in sys.modules:
+            training_backend(framework).seed(seed)
+
+
+def fit(
+    model: Any,
+    data: Data,
+    training: Training,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    masks: Masks | None = None,
+    penalty: Penalty | None = None,
+) -> History:
+    """Train `model` in place by `training` and return its `History`.
+
+    Parameters:
+        model: torch module or Keras model that gives logits, shape (batch, classes).
+        data: `x_train` and `y_train` are trained on; validation data decides early stopping; the test
+            set is not looked at.
+        seed: of the order of batches and of every generator (dropout, ...).
+        device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
+        masks: removed weights, held at 0 throughout (chapter 09).
+        penalty: sparsifying regularization (chapter 08); validation losses are without it.
+
+    Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
+    examples, early stopping without validation data, a device that is not there, nothing to train.
+
+    Example:
+        >>> from nnopt_lib import build, load_data, mlp
+        >>> model, digits = build(mlp((32,), inputs=64, outputs=10)), load_data("digits")
+        >>> fit(model, digits, Training(epochs=2), device="cpu")["epoch"]
+        [1, 2]
+    """
+    check_data(data, training)
+    adapter = training_backend_of(model)
+    seed_everything(seed)
+
+    def begin(optimizer: Any) -> Any:
+        if masks is not None:
+            hold(model, masks, optimizer)
+        if penalty is None:
+            return None
+        return penalty_backend_of(model).regularizer(model, penalty, training, seed)
+
+    return adapter.fit(model, data, training, seed, device, begin)
+
+
+def fit_many(
+    spec: NetSpec,
+    data: Data,
+    training: Training,
+    *,
+    seeds: Sequence[int],
+    init: str = "glorot_uniform",
+    weights: Sequence[Mapping[str, np.ndarray]] | None = None,
+    masks: Sequence[Masks | None] | None = None,
+    penalties: Sequence[Penalty] | None = None,
+    device: str = "auto",
+) -> Stack:
+    """Train one network of `spec` per seed, all in one program (PyTorch); much faster for small networks.
+
+    Parameters:
+        seeds: of first weights and batch order, one per network; may repeat where weights or masks differ.
+        weights: what each network starts from, instead of first weights drawn by its seed and `init`.
+        masks: what each network is held to, None for a dense one.
+        penalties: the regularization of each network; their strengths may differ, their kind may not.
+
+    Each network's weights equal those of `fit` on its own, with the same seed, up to float32 rounding.
+    Returns a `Stack`: `seeds`, `histories`, `weights(i)`, `predict`, `evaluate`. Mixed precision is not
+    offered here. Chapters 02 and 10 use it; tests/benchmarks/fit_many.py measures it.
+
+    Example:
+        >>> from nnopt_lib import load_data, mlp
+        >>> spec, digits = mlp((32,), inputs=64, outputs=10), load_data("digits")
+        >>> stack = fit_many(spec, digits, Training(epochs=1), seeds=range(50), device="cpu")
+        >>> len(stack.evaluate(digits.x_test, digits.y_test)), stack.weights(0)["dense_1/bias"].shape
+        (50, (32,))
+    """
+    check_data(data, training)
+    alike = weights is None and masks is None and penalties is None
+    repeats = alike and len(set(seeds)) != len(seeds)
+    if not seeds or repeats:
+        refuse("seeds must be distinct, and at least one", list(seeds))
+    starts: list[Mapping[str, np.ndarray]] = (
+        [initial_weights(spec, seed, init) for seed in seeds] if weights is None else list(weights)
+    )
+    held: list[Masks | None] = [mask and mask.weights for mask in masks or [None] * len(seeds)]
+    _check_networks(spec, len(seeds), starts, held)
+    if penalties is not None and (
+        len(penalties) != len(seeds) or len({(p.kind, p.mix) for p in penalties}) != 1
+    ):
+        kinds = ", ".join(sorted({p.kind for p in penalties})) or "none"
+        refuse(f"penalties must be one per seed, {len(seeds)}, of one kind", f"{len(penalties)} of {kinds}")
+    if training.mixed_precision:
+        refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
+    stack = stacks().Stack(spec, seeds, starts, held, device)
+    stack.fit(data, training, penalties)
+    return cast(Stack, stack)
+
+
+def _check_networks(
+    spec: NetSpec, count: int, weights: list[Mapping[str, np.ndarray]], masks: list[Masks | None]
+) -> None:
+    """Refuse starting weights or masks that are not one per network, or do not fit the description."""
+    for what, values in (("weights", weights), ("masks", masks)):
+        if len(values) != count:
+            refuse(f"{what} must be one per seed, {count}", len(values))
+    shapes = spec.parameter_shapes(trainable=False)
+    for own, mask in zip(weights, masks, strict=True):
+        check_match(own, shapes, "weights")
+        if mask is not None:
+            check_match(mask, {name: shapes[name] for name in mask if name in shapes})
+
+
+def predict(model: Any, x: np.ndarray, *, batch_size: int = 1024, device: str | None = None) -> np.ndarray:
+    """Logits of `model` for `x`, float32, in inference mode; ``device=None`` stays where the model is.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> predict(build(mlp((), inputs=2, outputs=3)), np.zeros((5, 2), np.float32)).shape
+        (5, 3)
+    """
+    check_int("batch_size", batch_size, at_least=1)
+    if len(x) == 0:
+        refuse("predict needs at least one example", "none")
+    return training_backend_of(model).predict(model, x, batch_size, device)
+
+
+def evaluate(
+    model: Any, x: np.ndarray, y: np.ndarray, *, batch_size: int = 1024, device: str | None = None
+) -> dict[str, float]:
+    """`accuracy` (a fraction) and mean cross-entropy `loss` (nats) of `model` on (x, y).
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> x, y = np.zeros((5, 2), np.float32), np.zeros(5, int)
+        >>> sorted(evaluate(build(mlp((), inputs=2, outputs=3)), x, y))
+        ['accuracy', 'loss']
+    """
+    accuracy, loss = accuracy_and_loss(predict(model, x, batch_size=batch_size, device=device), y)
+    return {"accuracy": accuracy, "loss": loss}
+
+
+def runner(model: Any, x: np.ndarray, *, device: str | None = None) -> Callable[[], Any]:
+    """A function without arguments that runs `model` once on all of `x` in inference mode.
+
+    For `nnopt_lib.measure.latency` and `peak_memory`: `x` is on the device already, and the function
+    returns when the device is done. The model stays in evaluation mode. Keras runs as tf.function.
+
+    Example:
+        >>> from nnopt_lib import build, mlp
+        >>> runner(build(mlp((), inputs=2, outputs=3)), np.zeros((5, 2), np.float32))().shape
+        torch.Size([5, 3])
+    """
+    return training_backend_of(model).runner(model, x, device)

@@ -1,0 +1,78 @@
+"""What was handed in is read with suspicion, and its cells become again what was released."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from nnopt_lib.course.labs.submissions import LARGEST, read_submission, typed_literals
+
+CELL = {"cell_type": "code", "metadata": {}, "source": "1", "outputs": [], "execution_count": None}
+
+
+def text(*cells: dict, **more: object) -> str:
+    return json.dumps({"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 4, **more})
+
+
+PROBLEMS = {
+    "": "is not a notebook: line 1 is no JSON",
+    "hello": "is not a notebook: line 1 is no JSON",
+    "[]": "is not a notebook: ",
+    "{}": "is not a notebook: ",
+    text(): "is not a notebook: it has no cells",
+    text({"cell_type": "code"}): "is not a notebook: ",
+    text(*[CELL] * 1001): "has more than 1000 cells",
+    text({**CELL, "source": ["x" * 100_000, "y"]}): "has a cell of more than 100000 letters",
+    text({**CELL, "source": "\ud800"}): "is not a notebook: ",
+    "[" * 100_000: "is not a notebook: ",
+    " " * (LARGEST + 1): "is larger than 20 MiB",
+}
+
+
+@pytest.mark.parametrize("number", range(len(PROBLEMS)))
+def test_what_is_no_notebook_is_told_in_words(number, tmp_path):
+    content, problem = list(PROBLEMS.items())[number]
+    path = tmp_path / "a.ipynb"
+    path.write_text(content)
+    told = read_submission(path)[1]
+    assert told == problem if not problem.endswith(": ") else told.startswith(problem) and told != problem
+
+
+def test_a_notebook_of_any_age_and_with_marks_of_others_has_no_problem(tmp_path):
+    path = tmp_path / "a.ipynb"
+    for content in (
+        text(CELL),
+        text({**CELL, "metadata": {"colab": {"a": 1}}}),
+        text({**CELL, "id": "x"}, nbformat_minor=5),
+    ):
+        path.write_text(content)
+        assert read_submission(path) == (content.encode(), "")
+
+
+def test_links_and_pipes_are_not_opened(tmp_path):
+    (tmp_path / "secret").write_text(text(CELL))
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        assert read_submission(tmp_path / name) == (b"", "is not a notebook: it is no ordinary file")
+    assert read_submission(tmp_path / "nothing") == (b"", "could not be read: No such file or directory")
+
+
+def named(name: str, source: str) -> dict:
+    return {**CELL, "metadata": {"nbgrader": {"grade_id": name}}, "source": source}
+
+
+def test_only_literals_count_as_typed():
+    typed = typed_literals(
+        text(
+            named("student", "# me\nstudent = 'ada'"),
+            named("numbers", "other = 1\nnumbers = {'a': 1, 'b': (2.5, None)}"),
+            named("mask", "numbers = {'a': 2}"),
+        ).encode()
+    )
+    assert typed == {"student": "ada", "numbers": {"a": 1, "b": [2.5, None]}}
+    computed = "numbers = {'a': __import__('os').system('true')}"
+    assert typed_literals(text(named("numbers", computed), named("student", "1 +")).encode()) == {}
+    assert typed_literals(text({**CELL, "metadata": {"nbgrader": ["numbers"]}}).encode()) == {}
