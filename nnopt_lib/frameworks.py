@@ -30,14 +30,38 @@ class Backend(Protocol):
         """Write all weights; names and shapes were checked before."""
 
 
+class Learner(Protocol):
+    """S models of one shape in training, as the loop sees them; one model is a stack of one."""
+
+    def indices(self, orders: np.ndarray) -> Any:
+        """Orders of the examples, int64 (models, examples), where `step` reads them; sliced by the loop."""
+
+    def step(self, batch: Any) -> Any:
+        """One optimizer step of each model on its examples `batch`, (models, examples of the batch).
+
+        Gives the sums of losses and of correct answers, (2, models), as an array of the framework's own.
+        """
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Outputs of each model for the same `x` in inference mode, (models, examples, *outputs)."""
+
+    def keep(self, index: int) -> None:
+        """Set aside a copy of one model's weights, in the place of an earlier one."""
+
+    def restore(self) -> None:
+        """Give each model back the weights that were kept of it last, if any were."""
+
+
 class TrainingBackend(Protocol):
     """What `fit` of both adapters offers. Inputs are canonical: channels first."""
 
-    def fit(self, model: Any, data: Any, training: Any, seed: int, device: str, begin: Any) -> Any:
-        """Train in place and return the history.
+    def optimizer_for(self, model: Any, x: np.ndarray, training: Any, device: str) -> Any:
+        """The optimizer of a recipe; moves the model to the device, and builds it by `x` where it was not."""
 
-        ``begin(optimizer)`` is called before the first step; it gives a regularizer, or None.
-        """
+    def learner(
+        self, model: Any, data: Any, training: Any, optimizer: Any, regularizer: Any, device: str
+    ) -> Learner:
+        """The model in training, on the device; `regularizer` is of `penalties`, or None."""
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
         """Outputs for `x` in inference mode."""

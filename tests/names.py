@@ -73,7 +73,9 @@ def read_code(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return text
-    cells = re.findall(r"^```\{code-cell\}[^\n]*\n(?:---\n.*?\n---\n)?(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    cells = re.findall(
+        r"^```\{code-cell\}[^\n]*\n(?:---\n.*?\n---\n)?(.*?)^```", text, re.MULTILINE | re.DOTALL
+    )
     return "\n".join(re.sub(r"^[:%!].*$", "", cell, flags=re.MULTILINE) for cell in cells)
 
 
@@ -102,8 +104,16 @@ def summary(folder: str, files: list[Measured]) -> list[str | int | float]:
 def main(arguments: list[str]) -> None:
     """Print the table for the given folders."""
     listed = "--list" in arguments
-    for root in [argument for argument in arguments if argument != "--list"] or ["nnopt_lib", "tests", "chapters"]:
-        measured = {path: measure(read_code(path)) for path in sorted(Path(root).rglob("*")) if path.suffix in (".py", ".md")}
+    for root in [argument for argument in arguments if argument != "--list"] or [
+        "nnopt_lib",
+        "tests",
+        "chapters",
+    ]:
+        measured = {
+            path: measure(read_code(path))
+            for path in sorted(Path(root).rglob("*"))
+            if path.suffix in (".py", ".md")
+        }
         folders: dict[str, list[Measured]] = {}
         for path, file in measured.items():
             folders.setdefault(str(path.parent), []).append(file)

@@ -27,7 +27,7 @@ from nnopt_lib.pruning.penalties import Penalty
 from nnopt_lib.pruning.prune import hold
 from nnopt_lib.structure.spec import NetSpec
 from nnopt_lib.structure.weights import check_match, initial_weights
-from nnopt_lib.training.loop import check_data
+from nnopt_lib.training.loop import check_data, train
 from nnopt_lib.training.recipe import History, Training
 
 if TYPE_CHECKING:
@@ -87,15 +87,14 @@ def fit(
     check_data(data, training)
     adapter = training_backend_of(model)
     seed_everything(seed)
-
-    def begin(optimizer: Any) -> Any:
-        if masks is not None:
-            hold(model, masks, optimizer)
-        if penalty is None:
-            return None
-        return penalty_backend_of(model).regularizer(model, penalty, training, seed)
-
-    return adapter.fit(model, data, training, seed, device, begin)
+    optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
+    if masks is not None:
+        hold(model, masks, optimizer)
+    regularizer = None
+    if penalty is not None:
+        regularizer = penalty_backend_of(model).regularizer(model, penalty, training, seed)
+    learner = adapter.learner(model, data, training, optimizer, regularizer, device)
+    return train(learner, data, training, [seed])[0]
 
 
 def fit_many(
@@ -147,7 +146,7 @@ def fit_many(
     if training.mixed_precision:
         refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
     stack = stacks().Stack(spec, seeds, starts, held, device)
-    stack.fit(data, training, penalties)
+    stack.histories = train(stacks().learner(stack, data, training, penalties), data, training, stack.seeds)
     return cast(Stack, stack)
 
 

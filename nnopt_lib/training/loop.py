@@ -1,18 +1,76 @@
-"""What every training loop goes by: its steps, the order of batches, when to stop.
+"""The one training loop: its steps, the order of batches, rows of the history, when to stop.
 
-Both backends and the stacked trainer visit the same batches, so that equal seeds give equal weights up to
-rounding. No framework is imported here.
+One Keras or PyTorch model and a stack of many go through it alike, as a `Learner`; one model is a stack of
+one. So equal seeds visit equal batches and give equal weights up to rounding. No framework is imported here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from nnopt_lib.checks import refuse
-from nnopt_lib.training.recipe import Training
+from nnopt_lib.frameworks import Learner
+from nnopt_lib.measure.statistics import accuracy_and_loss
+from nnopt_lib.training.recipe import History, Training
+
+if TYPE_CHECKING:
+    from nnopt_lib.data import Data
+
+
+def train(learner: Learner, data: Data, training: Training, seeds: Sequence[int]) -> list[History]:
+    """Train the models of `learner` by `training`, one for each of `seeds`, and return their histories.
+
+    A model keeps the weights of its best row where the recipe has patience, else those of the last step. In a
+    stack, models that are done go on training until all are, but nothing of it is noted or kept.
+    """
+    started = time.perf_counter()
+    histories = [History(seed) for seed in seeds]
+    stoppings = [EarlyStopping(training.patience) for _ in seeds]
+    sums: Any = 0.0  # of losses and of correct answers since the last row, (2, models)
+    seen = 0
+    for step in plan(len(data.x_train), training):
+        if step.part.start == 0:
+            orders = [batch_order(len(data.x_train), training, seed, step.epoch) for seed in seeds]
+            order = learner.indices(np.stack(orders))  # (models, examples)
+        batch = order[:, step.part]
+        # Added up wherever the learner computes: reading a number at each step would wait for the device.
+        sums += learner.step(batch)
+        seen += batch.shape[1]
+        if not step.report:
+            continue
+        rows = _rows(step, (sums / seen).tolist(), learner, data)
+        sums, seen = 0.0, 0
+        for index, (row, history, stopping) in enumerate(zip(rows, histories, stoppings, strict=True)):
+            if stopping.done:
+                continue
+            history.rows.append(row)
+            if stopping.better(row.get("validation_loss", 0.0)) and training.patience is not None:
+                learner.keep(index)
+        if all(stopping.done for stopping in stoppings):
+            break
+    learner.restore()
+    for history, stopping in zip(histories, stoppings, strict=True):
+        history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - started
+    return histories
+
+
+def _rows(
+    step: Step, means: Sequence[Sequence[float]], learner: Learner, data: Data
+) -> list[dict[str, float]]:
+    """One row for each model: `means` are losses and accuracies in training, validation is done now."""
+    rows: list[dict[str, float]] = [
+        {"epoch": step.epoch, "step": step.number, "train_loss": loss, "train_accuracy": accuracy}
+        for loss, accuracy in zip(*means, strict=True)
+    ]
+    if len(data.x_validation):
+        for row, logits in zip(rows, learner.predict(data.x_validation), strict=True):
+            accuracy, loss = accuracy_and_loss(logits, data.y_validation)
+            row |= {"validation_loss": loss, "validation_accuracy": accuracy}
+    return rows
 
 
 class EarlyStopping:
@@ -49,8 +107,8 @@ def plan(examples: int, training: Training) -> Iterator[Step]:
     per_epoch = -(-examples // training.batch_size)
     last = training.steps or training.epochs * per_epoch
     for number in range(1, last + 1):
-        epoch, place = divmod(number - 1, per_epoch)
-        part = slice(place * training.batch_size, (place + 1) * training.batch_size)
+        epoch, batch = divmod(number - 1, per_epoch)
+        part = slice(batch * training.batch_size, (batch + 1) * training.batch_size)
         report = number % (training.report_every or per_epoch) == 0 or number == last
         yield Step(epoch + 1, number, part, report)
 
@@ -59,6 +117,7 @@ def batch_order(examples: int, training: Training, seed: int, epoch: int) -> np.
     """The order in which `epoch` (from 1) visits the training set: int64 indices, shape (examples,)."""
     if not training.shuffle:
         return np.arange(examples)
+    # Seeded by the epoch too, so that a run that goes on from epoch k visits what an unbroken one would.
     return np.random.default_rng([seed, epoch - 1]).permutation(examples)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.training.loop import EarlyStopping, batch_order, check_data, plan
-from nnopt_lib.training.recipe import History, Training
+from nnopt_lib.training.recipe import Training
 from tests.networks import arrays
 
 
@@ -47,15 +47,6 @@ def test_without_patience_the_last_row_is_kept():
     assert (stopping.done, stopping.best_row) == (False, 3)
 
 
-def test_history_gives_columns_and_the_row_that_was_kept():
-    rows = [{"epoch": 1, "step": 3, "train_loss": 0.5}, {"epoch": 2, "step": 6, "train_loss": 0.25}]
-    history = History(0, rows, kept_row=1)
-    assert history["train_loss"] == [0.5, 0.25]
-    assert history.kept is rows[0]
-    assert repr(history) == "History(seed 0, 2 rows, kept step 3: train_loss 0.50)"
-    assert History(0).kept == {} and repr(History(0)) == "History(seed 0, 0 rows, no row yet)"
-
-
 @given(
     st.integers(1, 50),
     st.integers(1, 20),
@@ -82,40 +73,6 @@ def test_a_plan_equals_the_loop_over_epochs_and_batches(examples, batch_size, ep
     order = np.arange(examples)
     first_epoch = [order[step.part] for step in plan(examples, training) if step.epoch == 1]
     assert np.array_equal(np.concatenate(first_epoch), order[: len(np.concatenate(first_epoch))])
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"epochs": 0}, "epochs must be a whole number, at least 1; received 0."),
-        ({"epochs": True}, "epochs must be a whole number, at least 1; received True."),
-        ({"batch_size": 2.5}, "batch_size must be a whole number, at least 1; received 2.5."),
-        (
-            {"optimizer": "SGD"},
-            "optimizer must be one of sgd, adam, adamw; received 'SGD'. Did you mean 'sgd'?",
-        ),
-        (
-            {"optimizer": "adamww"},
-            "optimizer must be one of sgd, adam, adamw; received 'adamww'. Did you mean 'adamw'?",
-        ),
-        ({"learning_rate": 0}, "learning_rate must be a finite number, above 0; received 0."),
-        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, above 0; received nan."),
-        ({"momentum": 1.0}, "momentum must be at least 0 and below 1; received 1.0."),
-        (
-            {"optimizer": "adam", "momentum": 0.9},
-            "momentum and nesterov belong to sgd; received adam. Leave them out.",
-        ),
-        ({"nesterov": True}, "nesterov needs a momentum above 0; received 0.0."),
-        ({"weight_decay": -1}, "weight_decay must be a finite number, at least 0; received -1."),
-        ({"patience": 0}, "patience must be a whole number, at least 1; received 0."),
-        ({"steps": 0}, "steps must be a whole number, at least 1; received 0."),
-        ({"report_every": 1.5}, "report_every must be a whole number, at least 1; received 1.5."),
-    ],
-)
-def test_recipes_out_of_range_are_refused(options, sentence):
-    with pytest.raises(NnoptError) as error:
-        Training(**options)
-    assert str(error.value) == sentence
 
 
 def test_data_that_cannot_train_is_refused():

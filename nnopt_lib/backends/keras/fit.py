@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,10 @@ from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import channels_last
 from nnopt_lib.backends.keras.optimizers import make_optimizer
 from nnopt_lib.checks import check_choice, refuse
-from nnopt_lib.measure.statistics import accuracy_and_loss
-from nnopt_lib.training.loop import EarlyStopping, batch_order, plan
-from nnopt_lib.training.recipe import History, Training
+from nnopt_lib.training.recipe import Training
 
 if TYPE_CHECKING:
+    from nnopt_lib.backends.keras.penalties import Regularizer
     from nnopt_lib.data import Data
 
 
@@ -63,51 +61,64 @@ def _make_step(
     return step
 
 
-def fit(
-    model: keras.Model,
-    data: Data,
-    training: Training,
-    seed: int,
-    device: str,
-    begin: Callable[[keras.optimizers.Optimizer], Any],
-) -> History:
-    """Train `model` in place. ``begin(optimizer)`` may give a regularizer."""
+def optimizer_for(
+    model: keras.Model, x: np.ndarray, training: Training, device: str
+) -> keras.optimizers.Optimizer:
+    """The optimizer of what can be trained in `model`, built; a model without weights yet is built by `x`."""
     if not model.built:
-        model(channels_last(data.x_train[:1]))
+        model(channels_last(x))
     if not model.trainable_variables:
         refuse("a model needs at least one trainable parameter", "none")
-    x, y = channels_last(data.x_train), data.y_train
-    history, stopping, best = History(seed), EarlyStopping(training.patience), None
-    started = time.perf_counter()
     with _device(device):
         optimizer = make_optimizer(training)
+        # Built now: variables that tf.function met in the first step only would make it trace twice.
         optimizer.build(model.trainable_variables)
-        train_step = _make_step(model, training, optimizer, begin(optimizer))
-        sums = np.zeros(3)  # loss, correct, examples since the last row
-        for step in plan(len(x), training):
-            if step.part.start == 0:
-                order = batch_order(len(x), training, seed, step.epoch)
-            batch = order[step.part]
-            loss, correct = train_step(tf.constant(x[batch]), tf.constant(y[batch]))
-            sums += [float(loss) * len(batch), int(correct), len(batch)]
-            if not step.report:
-                continue
-            row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
-            row |= {"train_loss": float(sums[0] / sums[2]), "train_accuracy": float(sums[1] / sums[2])}
-            if len(data.x_validation):
-                logits = predict(model, data.x_validation, 4096, device)
-                accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
-                row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
-            history.rows.append(row)
-            sums[:] = 0
-            if stopping.better(row.get("validation_loss", 0.0)) and training.patience is not None:
-                best = model.get_weights()
-            if stopping.done:
-                break
-    if best is not None:
-        model.set_weights(best)
-    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - started
-    return history
+    return optimizer
+
+
+class OneModel:
+    """One model in training: the `Learner` of a stack of one."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        data: Data,
+        training: Training,
+        optimizer: keras.optimizers.Optimizer,
+        regularizer: Regularizer | None,
+        device: str,
+    ) -> None:
+        self._model, self._device = model, device
+        self._x, self._y = channels_last(data.x_train), data.y_train
+        self._step = _make_step(model, training, optimizer, regularizer)
+        self._kept: list[np.ndarray] = []
+
+    def indices(self, orders: np.ndarray) -> np.ndarray:
+        """The order of the examples, (1, examples), as it is: batches are cut out by NumPy."""
+        return orders
+
+    def step(self, batch: np.ndarray) -> np.ndarray:
+        """One optimizer step on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
+        examples = batch[0]
+        with _device(self._device):
+            loss, correct = self._step(tf.constant(self._x[examples]), tf.constant(self._y[examples]))
+        return np.array([[float(loss) * len(examples)], [int(correct)]])
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Outputs for `x`, (1, examples, *outputs)."""
+        return predict(self._model, x, 4096, self._device)[None]
+
+    def keep(self, index: int) -> None:
+        """Set the weights aside; `index` is 0."""
+        self._kept = self._model.get_weights()
+
+    def restore(self) -> None:
+        """Go back to what was kept last, if anything was."""
+        if self._kept:
+            self._model.set_weights(self._kept)
+
+
+learner = OneModel  # as `TrainingBackend` calls it
 
 
 def predict(model: keras.Model, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:

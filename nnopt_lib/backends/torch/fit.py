@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from torch import nn
 
 from nnopt_lib.backends.torch.build import resolve_device
 from nnopt_lib.checks import refuse
-from nnopt_lib.measure.statistics import accuracy_and_loss
-from nnopt_lib.training.loop import EarlyStopping, batch_order, plan
-from nnopt_lib.training.recipe import History, Training
+from nnopt_lib.training.recipe import Training
 
 if TYPE_CHECKING:
+    from nnopt_lib.backends.torch.penalties import Regularizer
     from nnopt_lib.data import Data
 
 
@@ -39,74 +37,75 @@ def make_optimizer(
     return kind(parameters, **options)
 
 
-def fit(
-    model: nn.Module,
-    data: Data,
-    training: Training,
-    seed: int,
-    device: str,
-    begin: Callable[[torch.optim.Optimizer], Any],
-) -> History:
-    """Train `model` in place, on `device`, where it stays. ``begin(optimizer)`` may give a regularizer."""
-    target = resolve_device(device)
-    model.to(target)
-    x, y = torch.as_tensor(data.x_train).to(target), torch.as_tensor(data.y_train).to(target)
+def optimizer_for(model: nn.Module, x: np.ndarray, training: Training, device: str) -> torch.optim.Optimizer:
+    """The optimizer of what can be trained in `model`, which moves to `device` and stays there."""
+    model.to(resolve_device(device))  # first: an optimizer holds on to the tensors that it was given
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         refuse("a model needs at least one trainable parameter", "none")
-    optimizer = make_optimizer(trainable, training)
-    regularizer = begin(optimizer)
-    amp = training.mixed_precision and target.type == "cuda"
-    scaler = torch.amp.GradScaler(target.type, enabled=amp)
-    history, stopping, best = History(seed), EarlyStopping(training.patience), {}
-    started = time.perf_counter()
-    model.train()
-    sums, seen = torch.zeros(2, device=target), 0  # loss and correct, examples since the last row
-    for step in plan(len(x), training):
-        if step.part.start == 0:
-            order = torch.from_numpy(batch_order(len(x), training, seed, step.epoch)).to(target)
-        batch = order[step.part]
-        optimizer.zero_grad()
-        if regularizer:
-            regularizer.before()
-        with torch.autocast(target.type, torch.float16) if amp else contextlib.nullcontext():
-            logits = model(x[batch])
-            loss = F.cross_entropy(logits, y[batch])
-        _step(loss, optimizer, scaler, regularizer)
-        correct = (logits.detach().argmax(1) == y[batch]).sum()
-        sums += torch.stack([loss.detach().float() * len(batch), correct])
-        seen += len(batch)
-        if not step.report:
-            continue
-        train_loss, train_accuracy = (sums / seen).tolist()
-        row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
-        row |= {"train_loss": train_loss, "train_accuracy": train_accuracy}
-        if len(data.x_validation):
-            logits = predict(model, data.x_validation, 4096, None)
-            accuracy, validation_loss = accuracy_and_loss(logits, data.y_validation)
-            row |= {"validation_loss": validation_loss, "validation_accuracy": accuracy}
-        history.rows.append(row)
-        sums, seen = torch.zeros_like(sums), 0
-        if stopping.better(row.get("validation_loss", 0.0)) and training.patience is not None:
-            best = copy.deepcopy(model.state_dict())
-        if stopping.done:
-            break
-    if best:
-        model.load_state_dict(best)
-    history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - started
-    return history
+    return make_optimizer(trainable, training)
 
 
-def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: Any, regularizer: Any) -> None:
-    """The way back, and the optimizer's step, with the regularizer's part in both."""
-    scaler.scale(loss + regularizer.loss() if regularizer else loss).backward()
-    if regularizer:
-        scaler.unscale_(optimizer)
-        regularizer.after_backward()
-    scaler.step(optimizer)
-    scaler.update()
-    if regularizer:
-        regularizer.after_step()
+class OneModel:
+    """One module in training: the `Learner` of a stack of one."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        training: Training,
+        optimizer: torch.optim.Optimizer,
+        regularizer: Regularizer | None,
+        device: str,
+    ) -> None:
+        self._model, self._optimizer, self._regularizer = model, optimizer, regularizer
+        self._device = resolve_device(device)
+        self._x, self._y = (torch.as_tensor(v).to(self._device) for v in (data.x_train, data.y_train))
+        self._half = training.mixed_precision and self._device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._half)
+        self._kept: dict[str, Any] = {}
+        model.train()
+
+    def indices(self, orders: np.ndarray) -> torch.Tensor:
+        """The order of the examples, (1, examples), on the device."""
+        return torch.from_numpy(orders).to(self._device)
+
+    def step(self, batch: torch.Tensor) -> torch.Tensor:
+        """One optimizer step on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
+        examples = batch[0]
+        self._optimizer.zero_grad()
+        if self._regularizer:
+            self._regularizer.before()
+        with torch.autocast(self._device.type, torch.float16) if self._half else contextlib.nullcontext():
+            logits = self._model(self._x[examples])
+            loss = F.cross_entropy(logits, self._y[examples])
+        self._scaler.scale(loss + self._regularizer.loss() if self._regularizer else loss).backward()
+        if self._regularizer:
+            self._scaler.unscale_(self._optimizer)
+            self._regularizer.after_backward()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._regularizer:
+            self._regularizer.after_step()
+        correct = (logits.detach().argmax(1) == self._y[examples]).sum()
+        return torch.stack([loss.detach().float() * len(examples), correct])[:, None]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Outputs for `x`, (1, examples, *outputs)."""
+        return predict(self._model, x, 4096, None)[None]
+
+    def keep(self, index: int) -> None:
+        """Set the weights aside; `index` is 0."""
+        # deepcopy: the tensors of a state_dict are those of the model, and go on changing with it.
+        self._kept = copy.deepcopy(self._model.state_dict())
+
+    def restore(self) -> None:
+        """Go back to what was kept last, if anything was."""
+        if self._kept:
+            self._model.load_state_dict(self._kept)
+
+
+learner = OneModel  # as `TrainingBackend` calls it
 
 
 def _device_of(model: nn.Module, device: str | None) -> torch.device:

@@ -9,7 +9,6 @@ writing the few operations out is faster, since folding seeds into the batch or 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ from nnopt_lib.measure.statistics import accuracy_and_loss
 from nnopt_lib.pruning.penalties import Penalty, check_penalized
 from nnopt_lib.structure.operations import spatial
 from nnopt_lib.structure.spec import INPUT, NetSpec, Node
-from nnopt_lib.training.loop import EarlyStopping, Step, batch_order, plan
 from nnopt_lib.training.recipe import History, Training
 
 if TYPE_CHECKING:
@@ -46,24 +44,24 @@ class Stack:
         device: str,
     ) -> None:
         self.spec, self.seeds, self.device = spec, list(seeds), resolve_device(device)
-        self.histories = [History(seed) for seed in seeds]
-        # name -> (seeds, *shape), canonical
-        self._values = {
+        self.histories: list[History] = []  # of each seed; `fit_many` gives them after training
+        # Of the kept rows: name -> (seeds, *shape), canonical.
+        self.values = {
             name: torch.from_numpy(np.stack([w[name] for w in weights])).to(self.device)
             for name in weights[0]
         }
         self._keep = self._stacked(masks)  # bits to keep, of the same shapes, for those that a mask names
         for name, keep in self._keep.items():
-            clear(self._values[name], keep)
-        self._last = self._values
+            clear(self.values[name], keep)
+        self._last = self.values  # of the last step; others only where patience kept earlier ones
 
     def _stacked(self, masks: Sequence[Mapping[str, np.ndarray] | None]) -> dict[str, torch.Tensor]:
-        names = {name for own in masks if own for name in own}
+        names = {name for mask in masks if mask for name in mask}
         stacked = {}
         for name in sorted(names):
-            whole = np.ones(self._values[name].shape[1:], bool)
-            arrays = [own[name] if own and name in own else whole for own in masks]
-            stacked[name] = keep_bits(np.stack(arrays), self._values[name])
+            whole = np.ones(self.values[name].shape[1:], bool)
+            arrays = [mask[name] if mask and name in mask else whole for mask in masks]
+            stacked[name] = keep_bits(np.stack(arrays), self.values[name])
         return stacked
 
     def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
@@ -71,7 +69,7 @@ class Stack:
 
         Those of the kept row (with patience the best on validation data); with `last` those of the last step.
         """
-        values = self._last if last else self._values
+        values = self._last if last else self.values
         return {name: value[index].detach().cpu().numpy().copy() for name, value in values.items()}
 
     def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
@@ -79,7 +77,7 @@ class Stack:
         seeds = len(self.seeds)
         with torch.no_grad():
             batches = torch.as_tensor(x).to(self.device).split(batch_size)
-            outputs = [self._forward(b.expand(seeds, *b.shape), training=False) for b in batches]
+            outputs = [self.forward(b.expand(seeds, *b.shape), training=False) for b in batches]
             return torch.cat(outputs, 1).float().cpu().numpy()
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
@@ -90,9 +88,28 @@ class Stack:
             rows.append({"seed": seed, "accuracy": accuracy, "loss": loss})
         return rows
 
+    def clear_gradients(self) -> None:
+        """Set the gradients of removed weights to 0.
+
+        They and their optimizer state start at 0, and without a gradient they stay there: cheaper than
+        masking weights and state after each step, which a single model needs, as its optimizer is the user's.
+        """
+        for name, keep in self._keep.items():
+            clear(self.values[name].grad, keep)  # type: ignore[arg-type]
+
+    def finish(self, kept: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        """End training; networks in `kept`, by index, go back to these weights, (*shape) each."""
+        for value in self.values.values():
+            value.requires_grad_(False)
+        if kept:
+            self.values = {name: value.clone() for name, value in self._last.items()}
+        for index, weights in kept.items():
+            for name, value in weights.items():
+                self.values[name][index] = value
+
     # -------------------------------------------------------------- forward
 
-    def _forward(self, x: torch.Tensor, *, training: bool) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, *, training: bool) -> torch.Tensor:
         """Logits (seeds, batch, outputs) for x (seeds, batch, *input_shape)."""
         values = {INPUT: x}
         for node in self.spec.nodes:
@@ -104,8 +121,8 @@ class Stack:
         if node.op == "dense":
             # (seeds, out, in) times (seeds, in, batch): in this order the kernel's gradient comes in the
             # kernel's own layout, and neither needs a copy.
-            kernel, columns = self._values[f"{node.name}/kernel"], x.transpose(1, 2)
-            bias = self._values.get(f"{node.name}/bias")
+            kernel, columns = self.values[f"{node.name}/kernel"], x.transpose(1, 2)
+            bias = self.values.get(f"{node.name}/bias")
             out = (
                 torch.bmm(kernel, columns)
                 if bias is None
@@ -132,7 +149,7 @@ class Stack:
 
     def _conv(self, node: Node, x: torch.Tensor) -> torch.Tensor:
         o, rank = node.options, x.dim() - 2
-        kernel, bias = self._values[f"{node.name}/kernel"], self._values.get(f"{node.name}/bias")
+        kernel, bias = self.values[f"{node.name}/kernel"], self.values.get(f"{node.name}/bias")
         return (F.conv1d if rank == 1 else F.conv2d)(
             x,
             kernel.flatten(0, 1),
@@ -144,102 +161,73 @@ class Stack:
 
     def _batch_norm(self, node: Node, x: torch.Tensor, training: bool) -> torch.Tensor:
         scale, shift, mean, variance = (
-            self._values[f"{node.name}/{part}"].view(-1) for part in ("scale", "shift", *_STATISTICS)
+            self.values[f"{node.name}/{part}"].view(-1) for part in ("scale", "shift", *_STATISTICS)
         )
         o = node.options
         return F.batch_norm(x, mean, variance, scale, shift, training, o["momentum"], o["eps"])
 
-    # -------------------------------------------------------------- training
 
-    def fit(self, data: Data, training: Training, penalties: Sequence[Penalty] | None = None) -> None:
-        """Train every network of the stack; `patience` sets aside a network's best weights as it goes."""
-        begin = time.perf_counter()
-        x, y = torch.as_tensor(data.x_train).to(self.device), torch.as_tensor(data.y_train).to(self.device)
+class _StackInTraining:
+    """A stack with its optimizer and the data: the `Learner` of its S networks."""
+
+    def __init__(
+        self, stack: Stack, data: Data, training: Training, penalties: Sequence[Penalty] | None
+    ) -> None:
+        self._stack = stack
+        self._x, self._y = (torch.as_tensor(v).to(stack.device) for v in (data.x_train, data.y_train))
+        values = stack.values
         trainable = [
-            value.requires_grad_() for name, value in self._values.items() if not name.endswith(_STATISTICS)
+            value.requires_grad_() for name, value in values.items() if not name.endswith(_STATISTICS)
         ]
-        optimizer = make_optimizer(trainable, training, fused=self.device.type != "mps")
-        regularizer = None
+        self._optimizer = make_optimizer(trainable, training, fused=stack.device.type != "mps")
+        self._regularizer: Regularizer | None = None
         if penalties:
             part = "/scale" if penalties[0].kind == "slimming" else "/kernel"
-            names = check_penalized(penalties[0].kind, [n for n in self._values if n.endswith(part)])
-            penalized = [self._values[name] for name in names]
-            regularizer = Regularizer(penalized, penalties, training, self.seeds, stacked=True)
-        stoppings = [EarlyStopping(training.patience) for _ in self.seeds]
-        kept = {} if training.patience is None else {n: v.detach().clone() for n, v in self._values.items()}
-        sums = torch.zeros(2, len(self.seeds), device=self.device)  # loss, correct since the last row
-        seen = 0
-        for step in plan(len(x), training):
-            if step.part.start == 0:
-                orders = [batch_order(len(x), training, seed, step.epoch) for seed in self.seeds]
-                order = torch.from_numpy(np.stack(orders)).to(self.device)  # (seeds, examples)
-            batch = order[:, step.part]
-            sums += self._step(x, y, batch, optimizer, regularizer)
-            seen += batch.shape[1]
-            if step.report:
-                self._record(step, (sums / seen).tolist(), data, stoppings, kept)
-                sums.zero_()
-                seen = 0
-            if all(stopping.done for stopping in stoppings):
-                break
-        for value in trainable:
-            value.requires_grad_(False)
-        if kept:
-            self._values = kept
-        for history, stopping in zip(self.histories, stoppings, strict=True):
-            history.kept_row, history.duration_seconds = stopping.best_row, time.perf_counter() - begin
+            names = check_penalized(penalties[0].kind, [name for name in values if name.endswith(part)])
+            penalized = [values[name] for name in names]
+            self._regularizer = Regularizer(penalized, penalties, training, stack.seeds, stacked=True)
+        self._kept: dict[int, dict[str, torch.Tensor]] = {}
 
-    def _step(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        batch: torch.Tensor,
-        optimizer: torch.optim.Optimizer,
-        regularizer: Regularizer | None,
-    ) -> torch.Tensor:
-        """One optimizer step of all networks, each on its own examples; (sum of losses, correct) per seed."""
-        seeds, flat = len(self.seeds), batch.reshape(-1)
-        inputs = x.index_select(0, flat).view(seeds, -1, *x.shape[1:])
-        labels = y.index_select(0, flat).view(seeds, -1)
+    def indices(self, orders: np.ndarray) -> torch.Tensor:
+        """The orders of the examples, (seeds, examples), on the device."""
+        return torch.from_numpy(orders).to(self._stack.device)
+
+    def step(self, batch: torch.Tensor) -> torch.Tensor:
+        """One optimizer step of all networks, each on its own examples; (2, seeds)."""
+        seeds, flat = len(batch), batch.reshape(-1)
+        inputs = self._x.index_select(0, flat).view(seeds, -1, *self._x.shape[1:])
+        labels = self._y.index_select(0, flat).view(seeds, -1)
+        if self._regularizer:
+            self._regularizer.before()
         # Classes before examples: the softmax over a last axis of ten is nine times slower on a CPU.
-        if regularizer:
-            regularizer.before()
-        logits = self._forward(inputs, training=True).transpose(1, 2).contiguous()
+        logits = self._stack.forward(inputs, training=True).transpose(1, 2).contiguous()
         losses = F.cross_entropy(logits, labels, reduction="none").mean(1)
-        optimizer.zero_grad()
-        loss = losses.sum() + regularizer.loss() if regularizer else losses.sum()
+        self._optimizer.zero_grad()
+        loss = losses.sum() + self._regularizer.loss() if self._regularizer else losses.sum()
         loss.backward()  # no parameter is shared, so each seed gets its own loss's gradient
-        if regularizer:
-            regularizer.after_backward()
-        for name, keep in self._keep.items():
-            # Removed weights and their optimizer state start at 0; without a gradient they stay there.
-            clear(self._values[name].grad, keep)  # type: ignore[arg-type]
-        optimizer.step()
-        if regularizer:
-            regularizer.after_step()
+        if self._regularizer:
+            self._regularizer.after_backward()
+        self._stack.clear_gradients()
+        self._optimizer.step()
+        if self._regularizer:
+            self._regularizer.after_step()
         # max, not argmax: over a middle axis its indices come fifteen times sooner
         correct = (logits.detach().max(1).indices == labels).sum(1)
         return torch.stack([losses.detach() * batch.shape[1], correct])
 
-    def _record(
-        self,
-        step: Step,
-        means: list[list[float]],
-        data: Data,
-        stoppings: list[EarlyStopping],
-        kept: dict[str, torch.Tensor],
-    ) -> None:
-        """Add a row per seed; keep the weights of seeds that are better now; leave seeds that are done."""
-        validation: list[dict[str, float]] = [{} for _ in self.seeds]
-        if len(data.x_validation):
-            validation = self.evaluate(data.x_validation, data.y_validation)
-        for index, stopping in enumerate(stoppings):
-            if stopping.done:
-                continue
-            row: dict[str, float] = {"epoch": step.epoch, "step": step.number}
-            row |= {"train_loss": means[0][index], "train_accuracy": means[1][index]}
-            row |= {f"validation_{n}": v for n, v in validation[index].items() if n in ("loss", "accuracy")}
-            self.histories[index].rows.append(row)
-            if stopping.better(row.get("validation_loss", 0.0)):
-                for name in kept:
-                    kept[name][index] = self._values[name][index].detach()
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Logits of every network, (seeds, examples, outputs)."""
+        return self._stack.predict(x)
+
+    def keep(self, index: int) -> None:
+        """Set aside the weights of one network."""
+        self._kept[index] = {
+            name: value[index].detach().clone() for name, value in self._stack.values.items()
+        }
+
+    def restore(self) -> None:
+        """Give the networks back what was kept of them; the weights of the last step stay beside them."""
+        self._stack.finish(self._kept)
+
+
+learner = _StackInTraining

@@ -83,6 +83,18 @@ def test_early_stopping_is_each_seeds_own():
     assert len({history.kept_row for history in stack.histories}) > 1
 
 
+def test_without_one_finite_loss_the_weights_of_the_last_step_stay_as_in_the_loop():
+    data, spec = arrays(), nnopt.mlp((16,), inputs=12, outputs=4)
+    training = nnopt.Training(epochs=5, learning_rate=1e30, patience=2)
+    weights, history = loop(spec, data, training, 0)
+    stack = nnopt.fit_many(spec, data, training, seeds=[0, 1], device="cpu")
+    assert history.kept_row == stack.histories[0].kept_row == 0
+    assert len(history.rows) == len(stack.histories[0].rows) == 2
+    for name, value in stack.weights(0).items():
+        assert np.isnan(value).all() == np.isnan(weights[name]).all()
+    assert np.isnan(stack.weights(0)["dense_2/kernel"]).all()
+
+
 def test_a_seeds_result_does_not_depend_on_its_neighbors():
     spec, data, training = nnopt.mlp((9,), inputs=12, outputs=4), arrays(), nnopt.Training(epochs=2)
     together = nnopt.fit_many(spec, data, training, seeds=[5, 6, 7])
