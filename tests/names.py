@@ -79,6 +79,11 @@ def read_code(path: Path) -> str:
     return "\n".join(re.sub(r"^[:%!].*$", "", cell, flags=re.MULTILINE) for cell in cells)
 
 
+def files_of(root: Path) -> list[Path]:
+    """A file itself, or all modules and chapters in a folder."""
+    return [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix in (".py", ".md"))
+
+
 def vague(name: str) -> bool:
     """Whether one of the words of a name is vague."""
     return not VAGUE.isdisjoint(name.lower().split("_"))
@@ -102,26 +107,19 @@ def summary(folder: str, files: list[Measured]) -> list[str | int | float]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table for the given folders."""
+    """Print the table for the given folders and files."""
     listed = "--list" in arguments
-    for root in [argument for argument in arguments if argument != "--list"] or [
-        "nnopt_lib",
-        "tests",
-        "chapters",
-    ]:
-        measured = {
-            path: measure(read_code(path))
-            for path in sorted(Path(root).rglob("*"))
-            if path.suffix in (".py", ".md")
-        }
+    roots = [argument for argument in arguments if argument != "--list"]
+    for root in roots or ["nnopt_lib", "tests", "chapters"]:
         folders: dict[str, list[Measured]] = {}
-        for path, file in measured.items():
+        for path in files_of(Path(root)):
+            file = measure(read_code(path))
             folders.setdefault(str(path.parent), []).append(file)
             for line, name in file.bindings if listed else []:
                 if vague(name):
                     print(f"{path}:{line}: {name}")
         rows = [summary(folder, files) for folder, files in folders.items()]
-        rows.append(summary(f"{root}, all", list(measured.values())))
+        rows.append(summary(f"{root}, all", [file for files in folders.values() for file in files]))
         titles = ["folder", "code lines", "comments %", "median", "90 %", "longest", "names", "vague %"]
         print(tabulate(rows, titles, floatfmt=".1f"), end="\n\n")
 

@@ -58,7 +58,7 @@ def test_the_laws_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "statement", "law"),
+    ("module", "statement", "law"),
     [
         ("structure/spec.py", "from nnopt_lib.pruning import masks", "Arrows between folders point downward"),
         (
@@ -79,10 +79,10 @@ def test_the_laws_hold() -> None:
         ),
     ],
 )
-def test_an_import_against_a_law_fails(tmp_path: Path, place: str, statement: str, law: str) -> None:
+def test_an_import_against_a_law_fails(tmp_path: Path, module: str, statement: str, law: str) -> None:
     shutil.copytree(LIBRARY, tmp_path / "nnopt_lib", ignore=shutil.ignore_patterns("__pycache__", "samples"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    with open(tmp_path / "nnopt_lib" / place, "a", encoding="utf-8") as file:
+    with open(tmp_path / "nnopt_lib" / module, "a", encoding="utf-8") as file:
         file.write(f"\n\n{statement}\n")
     done = lint_imports(tmp_path)
     broken = [line for line in done.stdout.splitlines() if line.strip().endswith("BROKEN")]
@@ -91,14 +91,59 @@ def test_an_import_against_a_law_fails(tmp_path: Path, place: str, statement: st
 
 
 def test_the_law_about_frameworks_names_all_but_the_adapters() -> None:
-    laws = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
-        "contracts"
-    ]
-    named = next(law["source_modules"] for law in laws if law["name"] == "Only adapters import a framework")
-    there = {
+    law = next(law for law in laws() if law["name"] == "Only adapters import a framework")
+    rooms = {
         path.stem for path in LIBRARY.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
-    assert {name.removeprefix("nnopt_lib.") for name in named} == there - {"__init__", "backends"}
+    sources = {name.removeprefix("nnopt_lib.") for name in law["source_modules"]}
+    assert sources == rooms - {"__init__", "backends"}
+
+
+def laws() -> list[dict]:
+    """The contracts of import-linter."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return list(project["tool"]["importlinter"]["contracts"])
+
+
+def purpose(room: str) -> str:
+    """The first sentence of a module's or folder's docstring."""
+    file = LIBRARY / room / "__init__.py" if (LIBRARY / room).is_dir() else LIBRARY / f"{room}.py"
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n\n")[0].replace("\n", " ")
+
+
+def quoted(rooms: list[str]) -> str:
+    return ", ".join(f"`{room}`" for room in rooms)
+
+
+def map_of_the_house() -> str:
+    """The page in CONTRIBUTING.md that says what is where, made from the laws and from docstrings."""
+    layered = {law["containers"][0]: law["layers"] for law in laws() if law["type"] == "layers"}
+    floors = [[room.strip() for room in floor.split("|")] for floor in layered.pop("nnopt_lib")]
+    importers = {
+        law["protected_modules"][0].removeprefix("nnopt_lib."): [
+            name.removeprefix("nnopt_lib.") for name in law["allowed_importers"]
+        ]
+        for law in laws()
+        if law["type"] == "protected"
+    }
+    lines = ["| room | what it is for | may import | imported by |", "|---|---|---|---|"]
+    for floor, below in zip(floors, [*floors[1:], []], strict=True):
+        free = [room for room in below if importers.get(room) != []]
+        may = f"{quoted(free)} and below" if free else "nothing of ours"
+        for room in floor:
+            by = quoted(importers[room]) or "nobody" if room in importers else "all above"
+            by = "nobody" if floor is floors[0] else by
+            lines.append(f"| `{room}` | {purpose(room)} | {may} | {by} |")
+    lines.append("")
+    for folder, layers in layered.items():
+        chain = " → ".join(quoted([room.strip() for room in layer.split("|")]) for layer in layers)
+        lines.append(f"- Inside `{folder.removeprefix('nnopt_lib.')}`: {chain}.")
+    return "\n".join(lines)
+
+
+def test_the_map_of_the_house_says_what_the_laws_say() -> None:
+    assert map_of_the_house() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -178,9 +223,9 @@ def test_the_stub_for_editors_names_what_the_package_offers() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    told = {name: f"nnopt_lib.{module}.{name}" for name, module in nnopt_lib._MODULE_OF.items()}
-    told |= {name: f"nnopt_lib.{module}" for name, module in nnopt_lib._MODULES.items()}
-    assert homes == told
+    offered = {name: f"nnopt_lib.{module}.{name}" for name, module in nnopt_lib._MODULE_OF.items()}
+    offered |= {name: f"nnopt_lib.{module}" for name, module in nnopt_lib._MODULES.items()}
+    assert homes == offered
 
 
 def test_modules_and_functions_stay_small() -> None:
@@ -266,12 +311,12 @@ def documents() -> list[Path]:
 
 def commands(tool: str) -> dict[str, set[str]]:
     """What documents tell readers to type, by its first word after `tool`."""
-    found: dict[str, set[str]] = {}
+    versions: dict[str, set[str]] = {}
     for page in documents():
         text = page.read_text(encoding="utf-8")
         for line in re.findall(rf"(?:^|`){tool} +(?!-)([^`#\n]+)", text, re.M):
-            found.setdefault(line.split()[0], set()).add(line.strip())
-    return found
+            versions.setdefault(line.split()[0], set()).add(line.strip())
+    return versions
 
 
 def test_make_targets_in_the_documents_exist() -> None:
@@ -331,8 +376,8 @@ def test_committed_files_name_no_place_of_one_machine() -> None:
     home = re.compile(rf"{re.escape(str(ROOT))}(?![\w-])|/home/\w+/|/Users/\w+/")
     kinds = {".py", ".md", ".ipynb", ".json", ".jsonl", ".yml", ".toml", ".txt", ".cff"}
     for path in own_files():
-        found = home.search(path.read_text(encoding="utf-8")) if path.suffix in kinds else None
-        assert not found, f"{path.name} names {found[0] if found else ''}"
+        match = home.search(path.read_text(encoding="utf-8")) if path.suffix in kinds else None
+        assert not match, f"{path.name} names {match[0] if match else ''}"
 
 
 def test_large_files_stay_out() -> None:
