@@ -163,6 +163,7 @@ def training_backend(framework: str) -> TrainingBackend:
 
 def framework_of(model: Any) -> str:
     """``"torch"`` for a `torch.nn.Module`, ``"keras"`` for a Keras 3 model; anything else is refused."""
+    # By name along the bases, not by isinstance, which would need both frameworks to be imported.
     for base in type(model).__mro__:
         package = base.__module__.split(".")[0]
         if package == "torch" and base.__name__ == "Module":

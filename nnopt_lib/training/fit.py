@@ -50,7 +50,7 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     for framework in FRAMEWORKS:
-        if framework in sys.modules:
+        if framework in sys.modules:  # loading one only to seed it would take seconds
             training_backend(framework).seed(seed)
 
 
@@ -87,6 +87,7 @@ def fit(
     check_data(data, training)
     adapter = training_backend_of(model)
     seed_everything(seed)
+    # In this order: hold and penalty need the optimizer's state, and weights that are on the device.
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
     if masks is not None:
         hold(model, masks, optimizer)
@@ -129,6 +130,7 @@ def fit_many(
         (50, (32,))
     """
     check_data(data, training)
+    # A seed may come twice where something else tells the networks apart, as in a comparison of masks.
     alike = weights is None and masks is None and penalties is None
     repeats = alike and len(set(seeds)) != len(seeds)
     if not seeds or repeats:
@@ -158,9 +160,9 @@ def _check_networks(
         if len(values) != count:
             refuse(f"{what} must be one per seed, {count}", len(values))
     shapes = spec.parameter_shapes(trainable=False)
-    for own, mask in zip(weights, masks, strict=True):
-        check_match(own, shapes, "weights")
-        if mask is not None:
+    for network_weights, mask in zip(weights, masks, strict=True):
+        check_match(network_weights, shapes, "weights")
+        if mask is not None:  # a mask may name some of the kernels; the others are dense
             check_match(mask, {name: shapes[name] for name in mask if name in shapes})
 
 

@@ -82,6 +82,7 @@ class EarlyStopping:
     def better(self, loss: float) -> bool:
         """Record the loss of the next row; True if its weights are now the ones to keep."""
         self.last_row += 1
+        # Without patience the last row is kept, whatever its loss. A NaN is never better.
         if self.patience is None or loss < self.best_loss:
             self.best_loss, self.best_row = loss, self.last_row
             return True
@@ -104,7 +105,7 @@ class Step(NamedTuple):
 
 def plan(examples: int, training: Training) -> Iterator[Step]:
     """All optimizer steps of a recipe; one whose part starts at 0 begins an epoch, with its own order."""
-    per_epoch = -(-examples // training.batch_size)
+    per_epoch = -(-examples // training.batch_size)  # rounded up: the last batch may be smaller
     last = training.steps or training.epochs * per_epoch
     for number in range(1, last + 1):
         epoch, batch = divmod(number - 1, per_epoch)

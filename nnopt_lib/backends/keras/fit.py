@@ -36,8 +36,10 @@ def _make_step(
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Keras decouples weight decay in every optimizer; PyTorch's SGD and Adam add it to the gradient.
     decay = training.weight_decay if training.optimizer != "adamw" else 0.0
 
+    # The last batch of an epoch is smaller; without this option it would be compiled for each size anew.
     @tf.function(reduce_retracing=True)
     def step(x: Any, y: Any) -> tuple[Any, Any]:
         if regularizer:
@@ -45,7 +47,7 @@ def _make_step(
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = loss_of(y, logits)
-            total = loss + sum(model.losses) if model.losses else loss
+            total = loss + sum(model.losses) if model.losses else loss  # of a user's kernel_regularizer
             total += regularizer.loss() if regularizer else 0.0
         gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
         if decay:
@@ -71,7 +73,7 @@ def optimizer_for(
         refuse("a model needs at least one trainable parameter", "none")
     with _device(device):
         optimizer = make_optimizer(training)
-        # Built now: variables that tf.function met in the first step only would make it trace twice.
+        # Built now, so that `hold` finds the momenta that it has to mask.
         optimizer.build(model.trainable_variables)
     return optimizer
 

@@ -80,13 +80,14 @@ class OneModel:
             logits = self._model(self._x[examples])
             loss = F.cross_entropy(logits, self._y[examples])
         self._scaler.scale(loss + self._regularizer.loss() if self._regularizer else loss).backward()
-        if self._regularizer:
+        if self._regularizer:  # gates read gradients of the loss, not of the scaled loss
             self._scaler.unscale_(self._optimizer)
             self._regularizer.after_backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._regularizer:
             self._regularizer.after_step()
+        # Both stay on the device. float(): the losses of a model in half precision would overflow when summed.
         correct = (logits.detach().argmax(1) == self._y[examples]).sum()
         return torch.stack([loss.detach().float() * len(examples), correct])[:, None]
 
@@ -118,6 +119,7 @@ def _device_of(model: nn.Module, device: str | None) -> torch.device:
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each submodule's own mode comes back afterwards."""
+    # Each module's, not the model's: users freeze single normalizations by module.eval().
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -142,6 +144,7 @@ def runner(model: nn.Module, x: np.ndarray, device: str | None) -> Callable[[], 
     target = _device_of(model, device)
     model.to(target).eval()
     batch = torch.as_tensor(x).to(target)
+    # A GPU's calls return before their work is done, and would be timed as nearly nothing.
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(target.type, lambda: None)
 
     def run() -> torch.Tensor:

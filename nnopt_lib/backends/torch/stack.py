@@ -152,7 +152,7 @@ class Stack:
         kernel, bias = self.values[f"{node.name}/kernel"], self.values.get(f"{node.name}/bias")
         return (F.conv1d if rank == 1 else F.conv2d)(
             x,
-            kernel.flatten(0, 1),
+            kernel.flatten(0, 1),  # (seeds * out, in / groups, *spatial): each seed is a group of its own
             None if bias is None else bias.flatten(),
             spatial(o["stride"], rank),
             spatial(o["padding"], rank),
@@ -179,9 +179,11 @@ class _StackInTraining:
         trainable = [
             value.requires_grad_() for name, value in values.items() if not name.endswith(_STATISTICS)
         ]
+        # Fused: one kernel updates all stacked parameters, where most of a small network's step is calls.
         self._optimizer = make_optimizer(trainable, training, fused=stack.device.type != "mps")
         self._regularizer: Regularizer | None = None
         if penalties:
+            # Of one kind, so that one program computes them; strengths may differ, seed by seed.
             part = "/scale" if penalties[0].kind == "slimming" else "/kernel"
             names = check_penalized(penalties[0].kind, [name for name in values if name.endswith(part)])
             penalized = [values[name] for name in names]

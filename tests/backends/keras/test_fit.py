@@ -24,12 +24,12 @@ def test_training_equals_pytorch(recipe):
     data, training = arrays(), nnopt.Training(epochs=3, batch_size=16, **recipe)
     spec = nnopt.mlp((9,), inputs=12, outputs=4, activation="tanh")
     models = [nnopt.build(spec, framework, seed=2) for framework in ("torch", "keras")]
-    ours, theirs = (nnopt.fit(model, data, training, seed=5) for model in models)
+    torch_history, keras_history = (nnopt.fit(model, data, training, seed=5) for model in models)
     weights = nnopt.get_weights(models[1])
     for name, value in nnopt.get_weights(models[0]).items():
         np.testing.assert_allclose(weights[name], value, atol=1e-4, err_msg=name)
-    for column in ours.rows[0]:
-        np.testing.assert_allclose(ours[column], theirs[column], atol=1e-4)
+    for column in torch_history.rows[0]:
+        np.testing.assert_allclose(torch_history[column], keras_history[column], atol=1e-4)
 
 
 def test_training_a_convolutional_network_with_batch_norm_equals_pytorch():
@@ -60,7 +60,7 @@ def test_early_stopping_goes_back_to_the_best_epoch():
 
 
 def test_fit_takes_sequential_and_subclassed_models():
-    class Own(keras.Model):
+    class Subclassed(keras.Model):
         def __init__(self):
             super().__init__()
             self.hidden, self.out = keras.layers.Dense(8, "relu"), keras.layers.Dense(4)
@@ -68,7 +68,7 @@ def test_fit_takes_sequential_and_subclassed_models():
         def call(self, x):
             return self.out(self.hidden(x))
 
-    for model in (Own(), keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(4)])):
+    for model in (Subclassed(), keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(4)])):
         history = nnopt.fit(model, arrays(), nnopt.Training(epochs=20, learning_rate=0.1), seed=0)
         assert history["train_loss"][-1] < history["train_loss"][0] / 2
         assert nnopt.evaluate(model, arrays().x_test, arrays().y_test)["accuracy"] > 0.9

@@ -20,10 +20,10 @@ def assert_equal_to_loop(spec, data, training, seeds, init="glorot_uniform", ato
     stack = nnopt.fit_many(spec, data, training, seeds=seeds, init=init, device="cpu")
     for index, seed in enumerate(seeds):
         weights, history = loop(spec, data, training, seed, init)
-        own = stack.weights(index)
-        assert list(own) == list(weights)
+        stacked = stack.weights(index)
+        assert list(stacked) == list(weights)
         for name, value in weights.items():
-            np.testing.assert_allclose(own[name], value, atol=atol, err_msg=f"seed {seed}: {name}")
+            np.testing.assert_allclose(stacked[name], value, atol=atol, err_msg=f"seed {seed}: {name}")
         assert stack.histories[index].kept_row == history.kept_row
         assert len(stack.histories[index].rows) == len(history.rows)
         for column in history.rows[0]:
@@ -75,7 +75,7 @@ def test_random_networks_give_the_loops_outputs(spec):
         np.testing.assert_allclose(stack.predict(x)[index], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_early_stopping_is_each_seeds_own():
+def test_early_stopping_is_decided_for_each_seed():
     data = arrays(noise=2.0)
     training = nnopt.Training(epochs=40, batch_size=8, learning_rate=0.1, momentum=0.9, patience=2)
     spec = nnopt.mlp((16,), inputs=12, outputs=4)
