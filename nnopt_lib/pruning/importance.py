@@ -15,6 +15,7 @@ from nnopt_lib.checks import check_choice, check_fraction, check_int, refuse
 from nnopt_lib.frameworks import data_on_twin
 from nnopt_lib.models.describe import Described
 from nnopt_lib.structure.coupling import FIXED, Coupling
+from nnopt_lib.structure.spec import split_name
 from nnopt_lib.structure.weights import Weights
 
 DATA_SCORES = {"apoz": "active", "taylor": "taylor", "oracle": "oracle"}  # as the adapter names them
@@ -93,9 +94,9 @@ def _per_node(
     """Sum over a node's channels of ``rule(rows)``, and how many channels were summed; both (size,)."""
     total, channels = np.zeros(coupling.size), np.zeros(coupling.size)
     for name, value in weights.items():
-        owner, own_part = name.split("/")
-        numbers = coupling.nodes[owner]
-        if own_part != part or not (numbers != FIXED).any():
+        layer, layer_part = split_name(name)
+        numbers = coupling.nodes[layer]
+        if layer_part != part or not (numbers != FIXED).any():
             continue
         scores = rule(value.reshape(len(value), -1).astype(np.float64))
         there = numbers != FIXED
