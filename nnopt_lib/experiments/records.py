@@ -185,7 +185,7 @@ def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None 
     return published_file(experiment)
 
 
-def prune(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
+def clean(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
     """Remove from the store what is not needed; returns the files that were (or would be) removed.
 
     Not needed are records that are published too, records set aside as damaged, and what killed runs left

@@ -25,6 +25,7 @@ from nnopt_lib.experiments.records import (
     run_id,
     write_record,
 )
+from nnopt_lib.experiments.rows import Row
 from nnopt_lib.files import lock, writing
 from nnopt_lib.paths import store_folder
 
@@ -42,7 +43,7 @@ def run_experiment(
     cluster: str | None = None,
     recompute: bool = False,
     store: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows for every setting: the published ones, else those in the local store, else computed.
 
     - experiment: its name, beginning with the chapter: ``"01-held-out"``.
@@ -55,7 +56,8 @@ def run_experiment(
     - recompute: compute all again and replace what is stored; what is published stays for the next call.
     - store: folder of the records, ``build/store`` by default.
 
-    Returns new dictionaries in the order of `settings`: the settings' fields, the row's own fields, `run_id`.
+    Returns new rows in the order of `settings`: dictionaries of the settings' fields, the row's own fields
+    and `run_id`, which also know their `experiment`, so that a claim or a figure can say on what it rests.
     Each record is written the moment it is finished, so a killed run goes on where it stopped, and two runs
     at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON; with
     NNOPT_ROWS=published, which checks and the book set, all that is not published, and `recompute`.
@@ -82,7 +84,7 @@ def run_experiment(
         records[record["run_id"]] = record
     _note_use(experiment, list(runs))
     return [
-        {**records[identity]["settings"], **row, "run_id": identity}
+        Row({**records[identity]["settings"], **row, "run_id": identity}, experiment=experiment)
         for identity in runs
         for row in records[identity]["rows"]
     ]
@@ -156,9 +158,8 @@ def _compute_all(
     import joblib
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it warns inside a notebook when there is no ipywidgets: text will do
+        # It warns inside a notebook when there is no ipywidgets: text will do.
+        warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
 
     calls = (
@@ -179,11 +180,11 @@ def _compute_all(
 
 
 def _jobs(jobs: int | None) -> int | None:
-    named = os.environ.get("NNOPT_JOBS")
-    if jobs is None and named:
-        if not re.fullmatch(r"-?[1-9]\d*", named):
-            refuse("NNOPT_JOBS must be a whole number other than 0", repr(named))
-        return int(named)
+    count = os.environ.get("NNOPT_JOBS")
+    if jobs is None and count:
+        if not re.fullmatch(r"-?[1-9]\d*", count):
+            refuse("NNOPT_JOBS must be a whole number other than 0", repr(count))
+        return int(count)
     return jobs
 
 
@@ -234,17 +235,9 @@ def _rows(rows: Any, base: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(plain(rows, what))
 
 
-_READ: dict[str, None] = {}  # experiments, in the order in which this process read them
-
-
-def rows_read() -> list[str]:
-    """The experiments whose rows this process has read so far: what a figure or a claim made now rests on."""
-    return list(_READ)
-
-
 def _note_use(experiment: str, run_ids: list[str]) -> None:
     """Tell `nnopt run`, which names a file in NNOPT_USED, what a chapter used: this is what it publishes."""
-    _READ[experiment] = None
+    # Through a file, since the chapter runs in the process of its kernel and what publishes it does not.
     note = os.environ.get("NNOPT_USED")
     if note:
         with writing(Path(note)), open(note, "a", encoding="utf-8") as file:
