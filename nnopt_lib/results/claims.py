@@ -35,6 +35,7 @@ def claim(chapter: str, id: str, sentence: str, *, holds: bool, rows: Any, **num
         >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1, rows=())
         ✓ Two is more than one.
     """
+    # By its name, for NumPy's comparisons give a bool_, which is no subclass of bool.
     if not isinstance(holds, bool) and type(holds).__name__ not in ("bool", "bool_"):
         refuse("holds must be True or False, computed from rows", repr(holds))
     record = {"kind": "claim", "sentence": sentence, "holds": bool(holds), "numbers": numbers}
@@ -81,6 +82,7 @@ def replay(
     """
     check_choice("mark", mark, MARKS)
     check_number("half_width", half_width, at_least=0)
+    # Compared with <= and no tolerance: bands that touch overlap.
     mean, low, high = measured
     if not low <= mean <= high:
         refuse("measured must be (mean, low, high) in this order", measured)
@@ -114,6 +116,7 @@ def _record(chapter: str, id: str, record: dict[str, Any]) -> None:
         records = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         records = []  # none yet, or damaged: the chapter that is running writes all of them again
+    # A cell that is run again in a notebook replaces what it said before.
     records = [old for old in records if old.get("id") != id]
     new = plain({"chapter": chapter, "id": id, **record}, f"the numbers of claim {id}")
     write_atomically(file, json.dumps([*records, new], indent=1, ensure_ascii=False) + "\n")

@@ -79,7 +79,7 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, rests_on: Any = N
     figure = plain(figure, f"figure {name}")
     folder = build_folder() / "figures" / name
     try:
-        _write(figure, "screen", None, FORMATS, folder, own=True)
+        _write(figure, "screen", None, FORMATS, folder, from_build=True)
     # A kind reads its fields where it draws them: only drawing shows which one the rows lack.
     except KeyError as error:
         refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
@@ -105,13 +105,14 @@ def _write(
     width_inches: float | None,
     formats: Sequence[str],
     folder: Path,
-    own: bool,
+    from_build: bool,
 ) -> list[Path]:
     """Draw, then write the pictures, the rows and the manifest; nothing is written if drawing fails."""
     name, rows = figure["name"], figure["rows"]
     files: dict[str, str | bytes] = {**render(figure, style, width_inches, formats)}
     files |= {"csv": as_csv(rows), "tex": as_latex(rows), "bib": references_of(name)}
-    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": own}
+    # The arguments of `redraw` by their names, so that `verify` can repeat the call.
+    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": from_build}
     hashes = {f"{name}.{ending}": _hash(content) for ending, content in files.items()}
     manifest = {**_manifest(figure), "drawn": drawn, "files": hashes}
     files["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
@@ -151,13 +152,13 @@ def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, **origins, "rows_sha256": digest, **figure["provenance"]}
 
 
-def _stored(name: str, own: bool) -> Path | None:
+def _stored(name: str, build_first: bool) -> Path | None:
     """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
     files = [
         project_root() / "chapters" / "results" / "figures" / f"{name}.json",
         build_folder() / "figures" / name / "figure.json",
     ]
-    return next((file for file in (files[::-1] if own else files) if file.is_file()), None)
+    return next((file for file in (files[::-1] if build_first else files) if file.is_file()), None)
 
 
 def list_figures() -> list[str]:
@@ -188,6 +189,14 @@ def redraw(
     Returns the files written: pictures, rows as CSV and as a LaTeX table, BibTeX, manifest. An unknown name
     is refused.
     """
+    _check_drawing(style, width_inches, formats, out)
+    figure = _read_stored(name, own)
+    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
+    return _write(figure, style, width_inches, formats, folder, own)
+
+
+def _check_drawing(style: str, width_inches: float | None, formats: Sequence[str], out: Path | None) -> None:
+    """Refuse arguments of `redraw` before anything is drawn."""
     check_choice("style", style, STYLES)
     for form in formats:
         check_choice("format", form, FORMATS)
@@ -195,15 +204,17 @@ def redraw(
         check_number("width_inches", width_inches, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
     if out is not None and out.exists() and not out.is_dir():
         refuse("out must be a folder, there or to be made", f"the file {out}")
-    file = _stored(name, own)
+
+
+def _read_stored(name: str, build_first: bool) -> dict[str, Any]:
+    """What `save_figure` kept of a figure; an unknown name and a damaged file are refused."""
+    file = _stored(name, build_first)
     if file is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
     try:
-        figure = json.loads(file.read_text(encoding="utf-8"))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         refuse(f"{file} must be a whole JSON file", str(error), "Run its chapter again.")
-    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
-    return _write(figure, style, width_inches, formats, folder, own)
 
 
 def verify(folder: Path) -> dict[str, str]:
@@ -218,23 +229,27 @@ def verify(folder: Path) -> dict[str, str]:
     if not manifests:
         rule = "--verify needs a folder that nnopt figures --out has written, with a .manifest.json"
         refuse(rule, folder)
-    verdicts: dict[str, str] = {}
-    for path in manifests:
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
-        except (ValueError, KeyError, TypeError) as error:
-            refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
-        if name not in list_figures():
-            verdicts |= dict.fromkeys(hashes, "no longer a figure")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            redraw(name, **drawn, out=Path(scratch))
-            redrawn = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
-        for file, digest in hashes.items():
-            verdict = _on_disk(folder / file, digest)
-            stale = _why_stale(file, manifest, redrawn) if verdict == "same" else ""
-            verdicts[file] = f"stale, since {stale}" if stale else verdict
+    return {file: verdict for path in manifests for file, verdict in _verdicts(path).items()}
+
+
+def _verdicts(path: Path) -> dict[str, str]:
+    """What `verify` says of each file of one manifest. The figure is drawn again, elsewhere, and compared."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
+    if name not in list_figures():
+        return dict.fromkeys(hashes, "no longer a figure")
+    with tempfile.TemporaryDirectory() as scratch:
+        redraw(name, **drawn, out=Path(scratch))
+        redrawn = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
+    verdicts = {}
+    for file, digest in hashes.items():
+        verdict = _on_disk(path.parent / file, digest)
+        # What was polished by hand or lost is said as such, whatever its rows have become meanwhile.
+        stale = _why_stale(file, manifest, redrawn) if verdict == "same" else ""
+        verdicts[file] = f"stale, since {stale}" if stale else verdict
     return verdicts
 
 
