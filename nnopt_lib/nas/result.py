@@ -13,6 +13,7 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.data import Data, load_data
+from nnopt_lib.experiments.rows import Row
 from nnopt_lib.experiments.run import run_experiment
 from nnopt_lib.frameworks import training_backend
 from nnopt_lib.measure.statistics import interval, pareto_front
@@ -96,7 +97,8 @@ class Found:
     ) -> None:
         self.experiment, self.data, self.loaded, self.training = experiment, data, loaded, training
         self.seeds, self.budget, self.options = seeds, budget, options
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
+        self._test_rows: list[Row] = []
         self.trained: list[Candidate] = []
         self._latency: dict[str, float] = {}
 
@@ -112,7 +114,10 @@ class Found:
         for place, candidate in enumerate(candidates):
             own = rows[place * self.seeds : (place + 1) * self.seeds]
             candidate.steps, candidate.validation = steps, [row["validation_accuracy"] for row in own]
-            self.rows += [{**candidate.choice, "steps": steps, **_brief(row)} for row in own]
+            self.rows += [
+                Row({**candidate.choice, "steps": steps, **_brief(row)}, experiment=row.experiment)
+                for row in own
+            ]
             if candidate not in self.trained:
                 self.trained.append(candidate)
 
@@ -150,7 +155,13 @@ class Found:
         compute = functools.partial(_evaluate, data=self.data, part="test")
         settings = [self._setting(candidate, candidate.steps)]
         rows = run_experiment(f"{self.experiment}-test", settings, compute, data=self.loaded, **self.options)
+        self._test_rows += rows
         return [row["test_accuracy"] for row in rows]
+
+    @property
+    def evidence(self) -> list[Row]:
+        """The rows behind a statement about this search: all that was trained, and all that `test` read."""
+        return [*self.rows, *self._test_rows]
 
     def latency(self, *, batch: int = 1, repeats: int = 50) -> dict[str, float]:
         """Median seconds of a forward pass (PyTorch) by description; measured here, in turns, and once."""

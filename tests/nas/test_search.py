@@ -59,6 +59,8 @@ def test_best_is_chosen_on_validation_data_and_equals_a_loop_by_hand():
     assert len(found.rows) == 3 * len(scores)
     assert {row["seed"] for row in found.rows} == {0, 1, 2}
     assert not any("test" in name for row in found.rows for name in row)
+    # Test rows join the evidence only once they were read; both kinds know their experiment.
+    assert [row.experiment for row in found.evidence] == ["search"] * len(found.rows) + ["search-test"] * 3
 
 
 def test_front_has_what_no_candidate_beats():
