@@ -56,9 +56,9 @@ def _disagreements(source: Any, notebook: Any) -> Iterator[str]:
     """Where the MyST source and the committed notebook differ, cell by cell."""
     if len(source.cells) != len(notebook.cells):
         yield f"the notebook has {len(notebook.cells)} cells, its source {len(source.cells)}"
-    for number, (ours, theirs) in enumerate(zip(source.cells, notebook.cells, strict=False), start=1):
-        if _content(ours) != _content(theirs):
-            yield f"cell {number} of the notebook differs from its source: {_first_line(ours.source)!r}"
+    for number, (cell, committed) in enumerate(zip(source.cells, notebook.cells, strict=False), start=1):
+        if _content(cell) != _content(committed):
+            yield f"cell {number} of the notebook differs from its source: {_first_line(cell.source)!r}"
             return  # one cell too many makes all the following differ
 
 
@@ -99,14 +99,14 @@ def _section_problems(prose: str) -> Iterator[str]:
     headings = [heading.lower() for heading in re.findall(r"^#{2,3} (.+)$", prose, re.MULTILINE)]
     start = 0
     for word in SECTIONS:
-        place = next((n for n, heading in enumerate(headings[start:], start) if word in heading), None)
-        if place is None:
+        position = next((n for n, heading in enumerate(headings[start:], start) if word in heading), None)
+        if position is None:
             late = any(word in heading for heading in headings)
             yield f"a section whose heading has the word {word!r} " + (
                 "stands too early" if late else "is missing"
             )
         else:
-            start = place + 1
+            start = position + 1
 
 
 def _picture_problems(prose: str) -> Iterator[str]:
