@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.frameworks import backend_of, framework_of, training_backend_of
@@ -19,7 +20,7 @@ class Report(list[dict[str, Any]]):
     """Rows of `report`; printed as a table."""
 
     def __repr__(self) -> str:
-        told = [
+        lines = [
             {
                 "": row["model"],
                 "parameters": f"{row['parameters']:,}",
@@ -32,11 +33,10 @@ class Report(list[dict[str, Any]]):
             }
             for row in self
         ]
-        table = [list(told[0]), *(list(row.values()) for row in told)] if told else []
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table
-        )
+        # The titles are a line like the others: tabulate widens a column by two where it knows its header.
+        table = [list(lines[0]), *(line.values() for line in lines)] if lines else []
+        # Cells are text, with commas and units: tabulate would align "1,000" and "unknown" differently.
+        return tabulate(table, tablefmt="plain", stralign="right", disable_numparse=True)
 
 
 def report(
