@@ -87,8 +87,8 @@ class Hold:
         self, pairs: list[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer
     ) -> None:
         self._pairs = pairs
-        # After the step, whatever loop calls it. A mask in the forward pass would need a wrapper on the module,
-        # and momentum or weight decay would go on moving the weights behind it.
+        # After the step, whatever loop calls it. Masking in the forward pass would need a wrapper on the
+        # module, and momentum or weight decay would go on moving the weights behind it.
         self._handle = optimizer.register_step_post_hook(lambda *_: self._mask(optimizer))
         self._mask(optimizer)
 
