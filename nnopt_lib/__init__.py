@@ -42,7 +42,7 @@ _HOME = {
     "pruning.checkpoints": ["save_small", "load_small"],
     "pruning.penalties": ["Penalty"],
     "pruning.prune": ["prunable", "prune", "apply_masks", "hold"],
-    "pruning.iterative": ["snapshot", "rewind", "reinitialize", "iterative_prune"],
+    "pruning.iterative": ["rewind", "reinitialize", "iterative_prune"],
     "nas.budgets": ["Budget", "at_budget"],
     "nas.result": ["SearchResult"],
     "nas.search": ["SearchSpace", "search"],

@@ -26,7 +26,6 @@ from nnopt_lib.pruning.importance import importance as importance
 from nnopt_lib.pruning.iterative import iterative_prune as iterative_prune
 from nnopt_lib.pruning.iterative import reinitialize as reinitialize
 from nnopt_lib.pruning.iterative import rewind as rewind
-from nnopt_lib.pruning.iterative import snapshot as snapshot
 from nnopt_lib.pruning.masks import Masks as Masks
 from nnopt_lib.pruning.masks import make_masks as make_masks
 from nnopt_lib.pruning.masks import shuffle_masks as shuffle_masks
@@ -122,7 +121,6 @@ __all__ = [
     "prune",
     "apply_masks",
     "hold",
-    "snapshot",
     "rewind",
     "reinitialize",
     "iterative_prune",

@@ -25,14 +25,14 @@ MOVED = {
     "course": ["course.labs.gradebook", "files"],
     "description": ["models.describe"],
     "drawing": ["results.plots"],
-    "edits": ["structure.edits.connect", "structure.edits.deepen", "structure.graph"],
+    "edits": ["structure.edits.connect", "structure.edits.deepen"],
     "environment": ["experiments.provenance"],
     "execution": ["course.chapters.kernel"],
     "experiment": ["experiments.run", "experiments.provenance"],
     "families": ["structure.families"],
     "figures": ["results.figures"],
     "found": ["nas.result"],
-    "keras_backend": ["backends.keras.build", "backends.keras.fit"],
+    "keras_backend": ["backends.keras", "backends.keras.build", "backends.keras.fit"],
     "keras_description": ["backends.keras.describe"],
     "keras_layers": ["backends.keras.layers"],
     "keras_loading": ["backends.keras"],
@@ -104,7 +104,6 @@ NAMES = {
         "prunable": "pruning.prune",
         "apply_masks": "pruning.prune",
         "hold": "pruning.prune",
-        "snapshot": "pruning.iterative",
         "rewind": "pruning.iterative",
         "reinitialize": "pruning.iterative",
         "Level": "pruning.iterative",
@@ -124,13 +123,19 @@ NAMES = {
 }
 
 
-def sentence(module: str) -> str | None:
-    """Where the old module is now; None for a name that was none."""
-    if module not in MOVED:
+# Public names that are called otherwise now.
+RENAMED = {"Found": "SearchResult", "snapshot": "get_weights"}
+
+
+def sentence(name: str) -> str | None:
+    """Where the old module is now, or how the old name is called; None for a name that was neither."""
+    if name in RENAMED:
+        return f"nnopt_lib.{name} is called nnopt_lib.{RENAMED[name]} now."
+    if name not in MOVED:
         return None
-    homes = [f"nnopt_lib.{home}" for home in MOVED[module]]
+    homes = [f"nnopt_lib.{home}" for home in MOVED[name]]
     many = f"{', '.join(homes[:-1])} and {homes[-1]}" if len(homes) > 1 else homes[0]
-    return f"nnopt_lib.{module} has moved to {many}; book/moved.md says what is where."
+    return f"nnopt_lib.{name} has moved to {many}; book/moved.md says what is where."
 
 
 class _Finder:
@@ -148,6 +153,8 @@ def names_of(module: str) -> Callable[[str], NoReturn]:
     """``__getattr__`` of a folder that bears the name of an old module."""
 
     def refuse_name(name: str) -> NoReturn:
+        if name in RENAMED:
+            raise ImportError(sentence(name))
         if name in NAMES[module]:
             new = f"nnopt_lib.{NAMES[module][name]}"
             old = f"nnopt_lib.{module}.{name}"

@@ -146,46 +146,6 @@ def test_the_map_of_the_house_says_what_the_laws_say() -> None:
     assert map_of_the_house() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("statement", "sentence"),
-    [
-        (
-            "import nnopt_lib.store",
-            "ModuleNotFoundError: nnopt_lib.store has moved to nnopt_lib.experiments.records, nnopt_lib.files and "
-            "nnopt_lib.paths; book/moved.md says what is where.",
-        ),
-        (
-            "from nnopt_lib import replication",
-            "ModuleNotFoundError: nnopt_lib.replication has moved to nnopt_lib.structure.edits.resize, "
-            "nnopt_lib.structure.weights, nnopt_lib.structure.spec and nnopt_lib.structure.edits.widen; book/moved.md "
-            "says what is where.",
-        ),
-        (
-            "from nnopt_lib.training import Training",
-            "ImportError: nnopt_lib.training.Training has moved to nnopt_lib.training.recipe; book/moved.md says what "
-            "is where.",
-        ),
-        ("import nnopt_lib.nothing", "ModuleNotFoundError: No module named 'nnopt_lib.nothing'"),
-    ],
-)
-def test_an_old_path_is_answered_by_the_new_one(statement: str, sentence: str) -> None:
-    run = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True)
-    assert run.stderr.splitlines()[-1] == sentence
-
-
-def test_the_table_of_old_paths_says_what_the_library_says() -> None:
-    from nnopt_lib._moved import MOVED
-
-    page = (ROOT / "book" / "moved.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `nnopt_lib\.(\w+)` \| `nnopt_lib\.([\w.]+)` \|", page, re.M)
-    assert {old for old, _ in rows} == set(MOVED)
-    for old, new in rows:
-        assert new in MOVED[old]
-        assert (LIBRARY / f"{new.replace('.', '/')}.py").is_file() or (
-            LIBRARY / new.replace(".", "/")
-        ).is_dir()
-
-
 def test_importing_the_library_loads_no_framework() -> None:
     program = (
         "import sys, nnopt_lib, nnopt_lib.checks\n"

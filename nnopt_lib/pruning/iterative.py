@@ -16,27 +16,16 @@ from nnopt_lib.pruning.prune import check_fit, prune
 from nnopt_lib.structure.weights import check_match, initial_weights
 
 
-def snapshot(model: Any) -> dict[str, np.ndarray]:
-    """Copies of all weights and running statistics, to `rewind` to.
-
-    Example:
-        >>> from nnopt_lib import build, mlp
-        >>> sorted(snapshot(build(mlp((), inputs=4, outputs=2))))
-        ['dense_1/bias', 'dense_1/kernel']
-    """
-    return backend_of(model).get_weights(model)
-
-
 def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = None) -> None:
-    """Put the weights of a `snapshot` back, bit by bit, and set to 0 what `masks` removed.
+    """Put earlier weights, of `get_weights`, back, bit by bit, and set to 0 what `masks` removed.
 
     To the start of training this is "reset to initialization" (Frankle & Carbin 2019), to an early step it is
     rewinding (Frankle et al. 2020). Chapter 10 compares them.
 
     Example:
-        >>> from nnopt_lib import build, mlp
+        >>> from nnopt_lib import build, get_weights, mlp
         >>> model = build(mlp((3,), inputs=4, outputs=2))
-        >>> first = snapshot(model)
+        >>> first = get_weights(model)
         >>> rewind(model, first, prune(model, sparsity=0.5))
     """
     current = backend_of(model).get_weights(model)
@@ -94,7 +83,7 @@ def iterative_prune(
     Parameters:
         train: function of (model, masks) that trains and keeps the zeros, with `fit(masks=...)` or `hold`.
         sparsities: rising targets, as `nnopt_lib.schedules` makes them; begin with 0 to train dense first.
-        rewind_to: a `snapshot` to go back to after each pruning; None trains on from where it was.
+        rewind_to: weights to go back to after each pruning, of `get_weights`; None trains on as it is.
         options: of `prune`, the same at every level.
 
     Example:

@@ -287,7 +287,7 @@ def sweep_by_loop(
     for seed in seeds:
         model = nnopt.build(spec, seed=seed)
         levels = nnopt.iterative_prune(
-            model, lambda m, k, s=seed: train(m, k, s), targets, rewind_to=nnopt.snapshot(model)
+            model, lambda m, k, s=seed: train(m, k, s), targets, rewind_to=nnopt.get_weights(model)
         )
         columns.append([level.result for level in levels])
     return [list(level) for level in zip(*columns, strict=True)]

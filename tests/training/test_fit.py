@@ -7,6 +7,7 @@ import torch
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
 from tests.networks import arrays
+from tests.pruning.torch_models import RECIPES, SPEC, assert_zero_weights, mlp
 
 pytestmark = pytest.mark.torch
 
@@ -49,3 +50,91 @@ def test_bad_calls_are_refused_in_one_sentence(call, sentence):
     with pytest.raises(NnoptError) as error:
         call(nnopt.build(nnopt.mlp((), inputs=12, outputs=4)), arrays())
     assert str(error.value) == sentence
+
+
+# With masks
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_fit_keeps_zeros(recipe):
+    model = nnopt.build(SPEC)
+    masks = nnopt.prune(model, sparsity=0.7)
+    first = nnopt.get_weights(model)
+    nnopt.fit(model, arrays(), nnopt.Training(epochs=3, **recipe), masks=masks, device="cpu")
+    weights = nnopt.get_weights(model)
+    assert_zero_weights(weights, masks)
+    assert all((weights[name][mask] != first[name][mask]).any() for name, mask in masks.items())
+
+
+def test_fit_masks_a_dense_model_and_best_weights_too():
+    model, masks = nnopt.build(SPEC), nnopt.prune(nnopt.build(SPEC), sparsity=0.7)
+    recipe = nnopt.Training(epochs=30, learning_rate=0.5, momentum=0.9, patience=2)
+    nnopt.fit(model, arrays(noise=2.0), recipe, masks=masks, device="cpu")
+    assert_zero_weights(nnopt.get_weights(model), masks)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_fit_many_equals_fit_for_every_seed(recipe):
+    """Other weights, other masks, one dense, a seed twice."""
+    seeds, data = [3, 3, 5, 8], arrays()
+    training = nnopt.Training(steps=25, batch_size=16, **recipe)
+    starts = [nnopt.get_weights(nnopt.build(SPEC, seed=10 + index)) for index in range(4)]
+    kernels = [{n: abs(w) for n, w in start.items() if n.endswith("kernel")} for start in starts]
+    masks = [nnopt.make_masks(kernels[0], sparsity=0.5), None, nnopt.make_masks(kernels[2], sparsity=0.9)]
+    masks.append(nnopt.make_masks({"dense_2/kernel": kernels[3]["dense_2/kernel"]}, sparsity=0.5))
+    copies = [{name: value.copy() for name, value in start.items()} for start in starts]
+    stack = nnopt.fit_many(SPEC, data, training, seeds=seeds, weights=starts, masks=masks, device="cpu")
+    for index, (seed, start, mask) in enumerate(zip(seeds, copies, masks, strict=True)):
+        model = nnopt.build(SPEC)
+        nnopt.set_weights(model, start)
+        history = nnopt.fit(model, data, training, seed=seed, masks=mask, device="cpu")
+        own = stack.weights(index)
+        for name, value in nnopt.get_weights(model).items():
+            np.testing.assert_allclose(own[name], value, atol=1e-5, err_msg=f"{index}: {name}")
+        assert_zero_weights(own, mask or {})
+        assert stack.histories[index]["train_loss"] == pytest.approx(history["train_loss"], abs=1e-4)
+        assert all(np.array_equal(starts[index][name], value) for name, value in start.items())
+
+
+def test_fit_many_with_masks_alone_starts_from_its_seeds():
+    masks = [nnopt.prune(nnopt.build(SPEC, seed=seed), sparsity=0.6) for seed in (1, 2)]
+    training = nnopt.Training(steps=7)
+    stack = nnopt.fit_many(SPEC, arrays(), training, seeds=[1, 2], masks=masks, device="cpu")
+    for index, seed in enumerate((1, 2)):
+        model = nnopt.build(SPEC, seed=seed)
+        nnopt.fit(model, arrays(), training, seed=seed, masks=masks[index], device="cpu")
+        for name, value in nnopt.get_weights(model).items():
+            np.testing.assert_allclose(stack.weights(index)[name], value, atol=1e-5)
+
+
+def test_zeros_stay_zero_in_a_stack_that_diverges():
+    """A gradient that is not finite, times 0, is not 0."""
+    data, masks = arrays(), nnopt.prune(nnopt.build(SPEC), sparsity=0.6)
+    data.x_train[:] *= 1e30
+    relu = nnopt.mlp((9, 5), inputs=12, outputs=4)
+    training = nnopt.Training(steps=5, learning_rate=1e10)
+    stack = nnopt.fit_many(relu, data, training, seeds=[0], masks=[masks], device="cpu")
+    assert_zero_weights(stack.weights(0), masks)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"masks": [None]}, "masks must be one per seed, 2; received 1."),
+        ({"weights": []}, "weights must be one per seed, 2; received 0."),
+    ],
+)
+def test_fit_many_refuses_what_is_not_one_per_seed(options, sentence):
+    with pytest.raises(NnoptError) as error:
+        nnopt.fit_many(SPEC, arrays(), nnopt.Training(steps=1), seeds=[1, 2], **options)
+    assert str(error.value) == sentence
+
+
+def test_fit_many_refuses_masks_of_another_network():
+    masks = nnopt.prune(mlp(), sparsity=0.5)
+    with pytest.raises(NnoptError) as error:
+        nnopt.fit_many(SPEC, arrays(), nnopt.Training(steps=1), seeds=[1], masks=[masks])
+    assert str(error.value) == (
+        "masks must have the names and shapes of the model's weights; received "
+        "0/kernel (7, 12) for none, 2/kernel (4, 7) for none."
+    )

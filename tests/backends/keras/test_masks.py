@@ -216,7 +216,7 @@ def test_weights_of_other_types(policy):
     order = np.lexsort((-np.arange(flat.size), flat))
     expected = np.ones(flat.size, bool)
     expected[order[: round(0.6 * flat.size)]] = False
-    first = nnopt.snapshot(model)
+    first = nnopt.get_weights(model)
     masks = nnopt.prune(model, sparsity=0.6)
     assert np.array_equal(np.concatenate([mask.ravel() for mask in masks.values()]), expected)
     assert_zeros(model, masks)
@@ -523,7 +523,7 @@ def test_rewinding_is_exact_to_the_bit(kind):
     fit(model, 2)
     variables = [v for v in model.weights if v.dtype == "float32"]
     read = lambda: [keras.ops.convert_to_numpy(v).tobytes() for v in variables]
-    before, first = read(), nnopt.snapshot(model)
+    before, first = read(), nnopt.get_weights(model)
     fit(model, 4)
     assert read() != before
     nnopt.rewind(model, first)
@@ -539,13 +539,13 @@ def test_rewinding_is_exact_to_the_bit(kind):
 @pytest.mark.parametrize("kind", ["functional", "sequential", "subclassed"])
 def test_reinitialize_draws_anew_from_the_layers_own_initializers(kind):
     model = make(kind)
-    before = nnopt.snapshot(model)
+    before = nnopt.get_weights(model)
     nnopt.reinitialize(model, seed=1)
-    after = nnopt.snapshot(model)
+    after = nnopt.get_weights(model)
     nnopt.reinitialize(model, seed=1)
-    again = nnopt.snapshot(model)
+    again = nnopt.get_weights(model)
     nnopt.reinitialize(model, seed=2)
-    other = nnopt.snapshot(model)
+    other = nnopt.get_weights(model)
     for name in nnopt.prunable(model):
         assert (before[name] != after[name]).mean() > 0.99 and (other[name] != after[name]).mean() > 0.99
         assert np.array_equal(after[name], again[name])
@@ -562,12 +562,12 @@ def test_reinitialized_weights_have_the_spread_of_new_ones():
 
 def test_levels_nest_and_rewind():
     model = compiled("subclassed", "momentum")
-    first = nnopt.snapshot(model)
+    first = nnopt.get_weights(model)
 
     def train(model, masks):
         nnopt.hold(model, masks)
         fit(model, 4, lambda: assert_zeros(model, masks, model.optimizer))
-        return nnopt.snapshot(model)
+        return nnopt.get_weights(model)
 
     targets = nnopt.schedules.exponential(0.7, 3)
     levels = list(nnopt.iterative_prune(model, train, targets, rewind_to=first))
@@ -628,7 +628,7 @@ def test_masks_of_another_model_are_refused_with_names_and_shapes():
     for call in (
         lambda: nnopt.apply_masks(model, masks),
         lambda: nnopt.hold(model, masks),
-        lambda: nnopt.rewind(model, nnopt.snapshot(model), masks),
+        lambda: nnopt.rewind(model, nnopt.get_weights(model), masks),
     ):
         sentence = refusal(call)
         assert sentence.startswith("masks must have the names and shapes of the model's weights; received ")

@@ -215,7 +215,7 @@ def test_recalibration_without_batch_norm_or_examples_is_refused():
 def test_no_layer_is_worse_after_the_refit_and_zeros_stay(spec, seed, sparsity):
     assume(couple(spec).size)
     original = randomized(spec, "torch", seed)
-    model, (x, _), whole = copy.deepcopy(original), examples(spec, 30, seed), nnopt.snapshot(original)
+    model, (x, _), whole = copy.deepcopy(original), examples(spec, 30, seed), nnopt.get_weights(original)
     masks = nnopt.prune(model, sparsity=sparsity, granularity="node")
     for before, after in nnopt.reconstruct(model, masks, whole, x, device="cpu").values():
         assert after <= before * (1 + 1e-4) + 1e-9
@@ -249,7 +249,7 @@ def test_what_the_rest_can_say_is_said_exactly(rank):
     )
     assert list(masks["twice"]) == list(half)
     before = np.abs(nnopt.predict(model, x) - nnopt.predict(original, x)).max()
-    errors = nnopt.reconstruct(model, masks, nnopt.snapshot(original), x, device="cpu")
+    errors = nnopt.reconstruct(model, masks, nnopt.get_weights(original), x, device="cpu")
     assert list(errors) == ["reads"] and before > 0.1
     np.testing.assert_allclose(nnopt.predict(model, x), nnopt.predict(original, x), atol=1e-4)
 
@@ -259,7 +259,7 @@ def test_the_refit_is_numpys_least_squares():
     original = randomized(spec, "torch", 6)
     model, (x, _) = copy.deepcopy(original), examples(spec, 50)
     masks = nnopt.prune(model, sparsity=0.5, granularity="node")
-    nnopt.reconstruct(model, masks, nnopt.snapshot(original), x, device="cpu")
+    nnopt.reconstruct(model, masks, nnopt.get_weights(original), x, device="cpu")
     hidden = torch.relu(original.dense_1(torch.tensor(x))).detach().double().numpy()[:, masks["dense_1"]]
     columns = np.column_stack([hidden, np.ones(len(x))])
     best = np.linalg.lstsq(columns, nnopt.predict(original, x), rcond=None)[0]
@@ -275,11 +275,11 @@ def test_the_refit_is_the_same_in_keras():
 
     model = keras_drawn(KERAS["lenet"]())
     x = np.random.default_rng(0).standard_normal((20, 3, 16, 16), np.float32)
-    spec, whole, outputs = nnopt.describe(model), nnopt.snapshot(model), nnopt.predict(model, x)
+    spec, whole, outputs = nnopt.describe(model), nnopt.get_weights(model), nnopt.predict(model, x)
     described = Described.of(model)
     twin = nnopt.build(spec)
     nnopt.set_weights(twin, described.weights(model))
-    twin_whole = nnopt.snapshot(twin)
+    twin_whole = nnopt.get_weights(twin)
     masks, twin_masks = (nnopt.prune(m, sparsity=0.5, granularity="node") for m in (model, twin))
     before = np.square(nnopt.predict(model, x) - outputs).mean()
     errors = nnopt.reconstruct(model, masks, whole, x, device="cpu")
@@ -294,7 +294,7 @@ def test_other_weights_are_refused_and_the_model_stays():
     masks = nnopt.prune(model, sparsity=0.5, granularity="node")
     now, other = nnopt.get_weights(model), nnopt.build(nnopt.mlp((5,), inputs=3, outputs=2))
     with pytest.raises(NnoptError) as error:
-        nnopt.reconstruct(model, masks, nnopt.snapshot(other), x)
+        nnopt.reconstruct(model, masks, nnopt.get_weights(other), x)
     assert str(error.value) == (
         "weights must have the names and shapes of the model's weights; received dense_1/kernel (5, 3) for "
         "(4, 3), dense_1/bias (5,) for (4,), dense_2/kernel (2, 5) for (2, 4)."
