@@ -221,7 +221,6 @@ def _limit_memory() -> None:
 
 def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: int) -> dict[str, Any]:
     import nbformat
-    from nbgrader.converters import Autograde
     from nbgrader.utils import temp_attrs
 
     from nnopt_lib.course.labs.execute import gradebook_held
@@ -230,8 +229,29 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
     if problem:
         return _ended(problem, zero=True)
     settings = {**dataclasses.asdict(limits), "threads": threads}
+    held = lock(course.gradebook)
+    with held, gradebook_held(held.lock):
+        api = course.api({"GuardedExecute": settings})
+        converter = _remembering_autograde()(coursedir=api.coursedir, parent=api)
+        converter.force = True  # else nbgrader would skip what has a grade and is not newer
+        # Escaped, since nbgrader takes the name for a pattern of names of files: a student may be called [x].
+        with temp_attrs(api.coursedir, assignment_id=lab, student_id=glob.escape(student)):
+            try:
+                converter.start()
+            except Exception as error:
+                raise (converter.error or error) from None
+    ending = nbformat.read(course.notebook("autograded", lab, student), as_version=4).metadata["nnopt"]
+    return {**_ended(""), **ending, "typed": typed_literals(content)}
 
-    class Remembering(Autograde):  # nbgrader logs what went wrong, and raises something else
+
+def _remembering_autograde() -> Any:
+    """nbgrader's Autograde with the error that stopped it: it logs what went wrong, and raises something else.
+
+    Made on demand, since importing nbgrader takes seconds that `nnopt --help` need not wait for.
+    """
+    from nbgrader.converters import Autograde
+
+    class Remembering(Autograde):
         error: Exception | None = None
 
         def init_assignment(self, *names: str) -> None:
@@ -250,18 +270,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
                 self.error = error
                 raise
 
-    held = lock(course.gradebook)
-    with held, gradebook_held(held.lock):
-        api = course.api({"GuardedExecute": settings})
-        converter = Remembering(coursedir=api.coursedir, parent=api)
-        converter.force = True
-        with temp_attrs(api.coursedir, assignment_id=lab, student_id=glob.escape(student)):
-            try:
-                converter.start()
-            except Exception as error:
-                raise (converter.error or error) from None
-    ending = nbformat.read(course.notebook("autograded", lab, student), as_version=4).metadata["nnopt"]
-    return {**_ended(""), **ending, "typed": typed_literals(content)}
+    return Remembering
 
 
 def _trouble_of(error: BaseException | None) -> str:
