@@ -144,7 +144,7 @@ def nbval_problems(notebook: Path) -> Iterator[str]:
     failures = [case for case in cases if any(case.find(tag) is not None for tag in FAILURES)]
     for case in failures:
         yield _nbval_sentence(case)
-    # pytest also ends with 0 where it collected nothing, as in a notebook without a code cell.
+    # pytest itself failed, before any cell: all there is to quote is its last line.
     if not failures and (done.returncode != 0 or not cases):
         yield f"nbval could not run: {(done.stderr or done.stdout).strip().splitlines()[-1:]}"
 

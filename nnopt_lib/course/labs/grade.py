@@ -234,7 +234,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
         api = course.api({"GuardedExecute": settings})
         converter = _remembering_autograde()(coursedir=api.coursedir, parent=api)
         converter.force = True  # else nbgrader would skip what has a grade and is not newer
-        # Escaped, since nbgrader takes the name for a pattern of names of files: a student may be called [x].
+        # Escaped, since nbgrader takes the name for a pattern of names of files: a folder may be called [x].
         with temp_attrs(api.coursedir, assignment_id=lab, student_id=glob.escape(student)):
             try:
                 converter.start()
@@ -245,10 +245,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
 
 
 def _remembering_autograde() -> Any:
-    """nbgrader's Autograde with the error that stopped it: it logs what went wrong, and raises something else.
-
-    Made on demand, since importing nbgrader takes seconds that `nnopt --help` need not wait for.
-    """
+    """nbgrader's Autograde with its first error kept, since it logs that one and raises something else."""
     from nbgrader.converters import Autograde
 
     class Remembering(Autograde):
