@@ -107,7 +107,7 @@ def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequen
     from tqdm import tqdm
 
     check_python()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // jobs)  # those graded at once share the cores
     failures: dict[str, str] = {}
     alive: set[Any] = set()
     quiet = os.environ.get("NNOPT_PROGRESS") == "0"
@@ -154,6 +154,7 @@ def _in_new_process(
     course: Course, lab: str, student: str, limits: Limits, threads: int, alive: set[Any]
 ) -> dict[str, Any]:
     """What the process that grades one submission answers, or that it came to an end without."""
+    # A forkserver loads nbgrader once for all submissions, and unlike fork copies no thread's locks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)

@@ -37,6 +37,7 @@ def seed_of(student: str) -> int:
             'As your teacher\'s list has it: student = "ada".',
         )
     name = unicodedata.normalize("NFC", student.strip())
+    # Not Python's `hash`, which is another number in every process.
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
 
 
