@@ -35,7 +35,7 @@ def provenance() -> dict[str, Any]:
 @functools.cache
 def _fixed_provenance() -> dict[str, Any]:
     """What cannot change while a process lives; the commit is that of the code it loaded."""
-    import psutil
+    import psutil  # the accelerator is not in here: a framework that names it may be loaded later
 
     hardware = {
         "cpu": _cpu_model(),

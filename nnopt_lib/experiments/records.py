@@ -17,7 +17,7 @@ from nnopt_lib.checks import refuse
 from nnopt_lib.files import write_atomically, writing
 from nnopt_lib.paths import published_file, store_folder
 
-FORMAT = 1
+FORMAT = 1  # of records; one of another format counts as damaged rather than being misread
 # Added to the environment of what must be the same on every machine: checks and the published book.
 PUBLISHED_ROWS_ONLY = {"NNOPT_ROWS": "published"}
 
@@ -69,6 +69,7 @@ def run_id(experiment: str, settings: Mapping[str, Any], fingerprint: str, resul
             fields,
             "Use None for a value that is not set.",
         )
+    # 64 bits: among a million runs two would share a name with a chance of 3 in 100 million.
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -77,6 +78,7 @@ def _whole_numbers(value: Any) -> Any:
         return {key: _whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_whole_numbers(item) for item in value]
+    # From 2**53 on a float may stand for several integers, so it is left as it is.
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
@@ -112,7 +114,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     It is renamed to ``<name>.damaged-N``, so that it can be looked at, and the result will be computed again.
     """
     try:
-        text = path.read_bytes().decode(errors="replace")
+        text = path.read_bytes().decode(errors="replace")  # a broken byte is damage, too, and no error here
     except (FileNotFoundError, NotADirectoryError):
         return None
     record, damage = _parse(text, path.parent.name, path.stem)
@@ -175,6 +177,7 @@ def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None 
     """
     published, name = read_published(experiment), f"{experiment}/{{}}.json"
     records = []
+    # By run id, so that the same runs give the same file whatever the order of a chapter's settings.
     for identity in sorted(set(run_ids)):
         record = read_record(recomputed / name.format(identity)) if recomputed else None
         record = record or published.get(identity) or read_record(store_folder() / name.format(identity))
@@ -185,7 +188,7 @@ def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None 
     return published_file(experiment)
 
 
-def prune(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
+def clean(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
     """Remove from the store what is not needed; returns the files that were (or would be) removed.
 
     Not needed are records that are published too, records set aside as damaged, and what killed runs left
@@ -197,6 +200,7 @@ def prune(older_than_days: float | None = None, dry_run: bool = False) -> list[P
         for path in sorted(folder.iterdir()):
             age_days = (time.time() - path.stat().st_mtime) / 86_400
             redundant = path.suffix == ".json" and path.stem in published
+            # A younger .tmp may belong to a run that is writing it at this moment.
             leftover = ".damaged-" in path.name or (path.suffix == ".tmp" and age_days > 1)
             old = older_than_days is not None and path.suffix == ".json" and age_days > older_than_days
             if redundant or leftover or old:

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from nnopt_lib.experiments.records import (
     run_id,
     write_record,
 )
+from nnopt_lib.experiments.rows import Row
 from nnopt_lib.files import lock, writing
 from nnopt_lib.paths import store_folder
 
@@ -42,7 +43,7 @@ def run_experiment(
     cluster: str | None = None,
     recompute: bool = False,
     store: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Rows for every setting: the published ones, else those in the local store, else computed.
 
     - experiment: its name, beginning with the chapter: ``"01-held-out"``.
@@ -55,7 +56,8 @@ def run_experiment(
     - recompute: compute all again and replace what is stored; what is published stays for the next call.
     - store: folder of the records, ``build/store`` by default.
 
-    Returns new dictionaries in the order of `settings`: the settings' fields, the row's own fields, `run_id`.
+    Returns new rows in the order of `settings`: dictionaries of the settings' fields, the row's own fields
+    and `run_id`, which also know their `experiment`, so that a claim or a figure can say on what it rests.
     Each record is written the moment it is finished, so a killed run goes on where it stopped, and two runs
     at once share the work. Refuses settings that are not frozen, equal each other, or are no JSON; with
     NNOPT_ROWS=published, which checks and the book set, all that is not published, and `recompute`.
@@ -82,7 +84,7 @@ def run_experiment(
         records[record["run_id"]] = record
     _note_use(experiment, list(runs))
     return [
-        {**records[identity]["settings"], **row, "run_id": identity}
+        Row({**records[identity]["settings"], **row, "run_id": identity}, experiment=experiment)
         for identity in runs
         for row in records[identity]["rows"]
     ]
@@ -153,13 +155,7 @@ def _compute_all(
     """Finished records as they come; every one is on disk before it is yielded."""
     if not tasks:
         return
-    import joblib
-
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it warns inside a notebook when there is no ipywidgets: text will do
-        from tqdm.auto import tqdm
+    import joblib  # here, since rows that are stored need neither processes nor the time to load it
 
     calls = (
         joblib.delayed(_compute_one)(path, *tasks[path], compute, recompute) for path in _free_first(tasks)
@@ -169,21 +165,29 @@ def _compute_all(
         parallel = joblib.Parallel(
             n_jobs=jobs if remote else _jobs(jobs), return_as="generator_unordered", max_nbytes=None
         )
-        finished = parallel(calls)
-        quiet = os.environ.get("NNOPT_PROGRESS") == "0"
-        name = next(iter(tasks)).parent.name
-        for path, record in tqdm(finished, desc=name, total=len(tasks), disable=quiet, leave=False):
+        for path, record in _with_progress(parallel(calls), tasks):
             if not path.exists():  # a cluster's node without our disk computed it
                 write_record(path, record)
             yield record
 
 
+def _with_progress(finished: Iterable[Any], tasks: Mapping[Path, Task]) -> Iterable[Any]:
+    """`finished`, with a progress bar as it comes, unless NNOPT_PROGRESS is 0."""
+    with warnings.catch_warnings():
+        # It warns inside a notebook when there is no ipywidgets: text will do.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+    quiet = os.environ.get("NNOPT_PROGRESS") == "0"
+    experiment = next(iter(tasks)).parent.name
+    return tqdm(finished, desc=experiment, total=len(tasks), disable=quiet, leave=False)
+
+
 def _jobs(jobs: int | None) -> int | None:
-    named = os.environ.get("NNOPT_JOBS")
-    if jobs is None and named:
-        if not re.fullmatch(r"-?[1-9]\d*", named):
-            refuse("NNOPT_JOBS must be a whole number other than 0", repr(named))
-        return int(named)
+    count = os.environ.get("NNOPT_JOBS")
+    if jobs is None and count:
+        if not re.fullmatch(r"-?[1-9]\d*", count):
+            refuse("NNOPT_JOBS must be a whole number other than 0", repr(count))
+        return int(count)
     return jobs
 
 
@@ -204,13 +208,14 @@ def _free_first(tasks: Mapping[Path, Task]) -> Iterator[Path]:
 def _compute_one(
     path: Path, base: dict[str, Any], setting: Any, compute: Callable[[Any], Any], recompute: bool
 ) -> tuple[Path, dict[str, Any]]:
+    # Two runs of one setting: the second waits here, and then reads what the first has finished.
     with lock(path):
-        record = None if recompute else read_record(path)  # another run may have finished it meanwhile
+        record = None if recompute else read_record(path)
         if record is None:
             started = time.perf_counter()
             try:
                 rows = compute(setting)
-            except Exception as error:
+            except Exception as error:  # keeps its kind, unlike one that is wrapped
                 error.add_note(f"while computing {base['experiment']} with {base['settings']}")
                 raise
             origin = provenance()
@@ -228,23 +233,16 @@ def _rows(rows: Any, base: Mapping[str, Any]) -> list[dict[str, Any]]:
         refuse(
             f"{what} must be a dictionary or a list of dictionaries", f"a value of type {type(rows).__name__}"
         )
+    # Settings and rows become one dictionary, in which one of two equal names would be lost.
     taken = sorted({"run_id", *base["settings"]} & {name for row in rows for name in row})
     if taken:
         refuse(f"{what} must not repeat the settings' fields or run_id", ", ".join(taken))
     return list(plain(rows, what))
 
 
-_READ: dict[str, None] = {}  # experiments, in the order in which this process read them
-
-
-def rows_read() -> list[str]:
-    """The experiments whose rows this process has read so far: what a figure or a claim made now rests on."""
-    return list(_READ)
-
-
 def _note_use(experiment: str, run_ids: list[str]) -> None:
     """Tell `nnopt run`, which names a file in NNOPT_USED, what a chapter used: this is what it publishes."""
-    _READ[experiment] = None
+    # Through a file, since the chapter runs in the process of its kernel and what publishes it does not.
     note = os.environ.get("NNOPT_USED")
     if note:
         with writing(Path(note)), open(note, "a", encoding="utf-8") as file:
@@ -265,20 +263,26 @@ def on_cluster(address: str | None = None) -> Iterator[bool]:
         yield False
         return
     import joblib
-    from distributed import Client
 
+    client = _connected(address)
     try:
-        client = Client(address, timeout=ANSWER_SECONDS)
-    except (OSError, ValueError, TypeError) as error:
-        remedy = "Start one with `dask scheduler`, or leave out cluster and NNOPT_CLUSTER to run here."
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        refuse(
-            "a cluster must be the address of a Dask scheduler that answers",
-            f"{address!r} ({reason})",
-            remedy,
-        )
-    try:
+        # n_jobs=-1: as many tasks at once as the cluster has workers. They may still be starting, as those
+        # that wait in the queue of SLURM are.
         with joblib.parallel_config(backend="dask", n_jobs=-1, wait_for_workers_timeout=60):
             yield True
     finally:
         client.close()
+
+
+def _connected(address: str) -> Any:
+    """A client of the Dask scheduler at `address`, or a refusal after a few seconds."""
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=ANSWER_SECONDS)
+    # OSError where nothing answers, the others where the address is none.
+    except (OSError, ValueError, TypeError) as error:
+        remedy = "Start one with `dask scheduler`, or leave out cluster and NNOPT_CLUSTER to run here."
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        rule = "a cluster must be the address of a Dask scheduler that answers"
+        refuse(rule, f"{address!r} ({reason})", remedy)

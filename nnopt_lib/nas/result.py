@@ -13,6 +13,7 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.data import Data, load_data
+from nnopt_lib.experiments.rows import Row
 from nnopt_lib.experiments.run import run_experiment
 from nnopt_lib.frameworks import training_backend
 from nnopt_lib.measure.statistics import interval, pareto_front
@@ -53,8 +54,8 @@ class Candidate:
 
 
 @functools.lru_cache(maxsize=4)
-def named(name: str) -> Data:
-    """A data set by its name, loaded once in each process."""
+def loaded_once(name: str) -> Data:
+    """A data set by its name, loaded once in each process: workers get the name, not the arrays."""
     return load_data(name)
 
 
@@ -62,7 +63,7 @@ def _evaluate(trained: Trained, data: str | Data, part: str) -> list[dict[str, A
     """One row per seed: accuracy on a part of the data. One thread, so that every machine rounds alike."""
     from threadpoolctl import threadpool_limits
 
-    data = named(data) if isinstance(data, str) else data
+    data = loaded_once(data) if isinstance(data, str) else data
     training_backend("torch")  # loaded before its threads are limited
     seeds = range(trained.seeds)
     with threadpool_limits(1):
@@ -73,14 +74,14 @@ def _evaluate(trained: Trained, data: str | Data, part: str) -> list[dict[str, A
     return [{"seed": row["seed"], f"{part}_accuracy": row["accuracy"]} for row in rows]
 
 
-class Found:
+class SearchResult:
     """What a search found. `rows` are all that was trained, one per candidate, length and seed.
 
     Example:
         >>> from nnopt_lib import SearchSpace, mlp, search
         >>> space = SearchSpace(mlp, units=[(8,), (16,)], inputs=64, outputs=10)
-        >>> found = search(space, data="digits", training=Training(epochs=1, learning_rate=0.1), seeds=3)
-        >>> len(found.rows), len(found.test())
+        >>> result = search(space, data="digits", training=Training(epochs=1, learning_rate=0.1), seeds=3)
+        >>> len(result.rows), len(result.test())
         (6, 3)
     """
 
@@ -96,7 +97,8 @@ class Found:
     ) -> None:
         self.experiment, self.data, self.loaded, self.training = experiment, data, loaded, training
         self.seeds, self.budget, self.options = seeds, budget, options
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
+        self._test_rows: list[Row] = []
         self.trained: list[Candidate] = []
         self._latency: dict[str, float] = {}
 
@@ -109,10 +111,14 @@ class Found:
         settings = [self._setting(candidate, steps) for candidate in candidates]
         compute = functools.partial(_evaluate, data=self.data, part="validation")
         rows = run_experiment(self.experiment, settings, compute, data=self.loaded, **self.options)
-        for place, candidate in enumerate(candidates):
-            own = rows[place * self.seeds : (place + 1) * self.seeds]
-            candidate.steps, candidate.validation = steps, [row["validation_accuracy"] for row in own]
-            self.rows += [{**candidate.choice, "steps": steps, **_brief(row)} for row in own]
+        for index, candidate in enumerate(candidates):  # rows stand in the order of the settings
+            seed_rows = rows[index * self.seeds : (index + 1) * self.seeds]
+            candidate.steps = steps
+            candidate.validation = [row["validation_accuracy"] for row in seed_rows]
+            self.rows += [
+                Row({**candidate.choice, "steps": steps, **_brief(row)}, experiment=row.experiment)
+                for row in seed_rows
+            ]
             if candidate not in self.trained:
                 self.trained.append(candidate)
 
@@ -150,7 +156,13 @@ class Found:
         compute = functools.partial(_evaluate, data=self.data, part="test")
         settings = [self._setting(candidate, candidate.steps)]
         rows = run_experiment(f"{self.experiment}-test", settings, compute, data=self.loaded, **self.options)
+        self._test_rows += rows
         return [row["test_accuracy"] for row in rows]
+
+    @property
+    def evidence(self) -> list[Row]:
+        """The rows behind a statement about this search: all that was trained, and all that `test` read."""
+        return [*self.rows, *self._test_rows]
 
     def latency(self, *, batch: int = 1, repeats: int = 50) -> dict[str, float]:
         """Median seconds of a forward pass (PyTorch) by description; measured here, in turns, and once."""
@@ -159,7 +171,8 @@ class Found:
             x = self.loaded.x_validation[:batch]
             runs = {key: runner(build(spec), x, device="cpu") for key, spec in missing.items()}
             seconds = time_in_turns(runs, repeats=repeats)
-            self._latency |= {key: float(np.median(own)) for key, own in seconds.items()}
+            # Medians: on a shared machine a few calls wait long for others, and would decide a mean.
+            self._latency |= {key: float(np.median(times)) for key, times in seconds.items()}
         return self._latency
 
     def front(self, cost: str = "parameters") -> list[dict[str, Any]]:
@@ -183,7 +196,9 @@ class Found:
     def __repr__(self) -> str:
         best = self.best
         costs = f"{best.parameters:,} parameters, {best.macs:,} MACs"
-        return f"Found({len(self.candidates)} candidates, best {best.choice}: {best.score:.3f}, {costs})"
+        return (
+            f"SearchResult({len(self.candidates)} candidates, best {best.choice}: {best.score:.3f}, {costs})"
+        )
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,29 +12,34 @@ from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, refuse
 from nnopt_lib.experiments.records import plain
-from nnopt_lib.experiments.run import rows_read
+from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.files import write_atomically
 from nnopt_lib.paths import build_folder
 
 MARKS = {"V": "read in the primary source", "V2": "read in a secondary source", "M": "from memory"}
 
 
-def claim(chapter: str, id: str, sentence: str, *, holds: bool, **numbers: Any) -> None:
+def claim(chapter: str, id: str, sentence: str, *, holds: bool, rows: Any, **numbers: Any) -> None:
     """Print a conclusion, marked by whether the rows bear it out, and record it.
 
     Parameters:
         chapter: as in ``"01-source-article"``; id: its name within the chapter.
         sentence: a whole sentence whose numbers come from rows, usually an f-string.
         holds: the condition, computed from rows. False prints "does not hold" and is recorded.
-        numbers: what the sentence rests on (mean, low, high, ...), kept in the record.
+        rows: of `run_experiment`, all that the sentence, `holds` and `numbers` were computed from, in lists
+            or lists of lists; the record says under `rests_on` which experiments they belong to. ``()`` for
+            what rests on no stored rows, as an equality that was asserted or a count from a description.
+        numbers: those of the sentence (mean, low, high, ...), kept in the record.
 
     Example:
-        >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1)
+        >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1, rows=())
         ✓ Two is more than one.
     """
+    # By its name, for NumPy's comparisons give a bool_, which is no subclass of bool.
     if not isinstance(holds, bool) and type(holds).__name__ not in ("bool", "bool_"):
         refuse("holds must be True or False, computed from rows", repr(holds))
     record = {"kind": "claim", "sentence": sentence, "holds": bool(holds), "numbers": numbers}
+    record["rests_on"] = experiments_of(rows)
     print(statement(record))
     _record(chapter, id, record)
 
@@ -48,6 +53,7 @@ def replay(
     half_width: float = 0.0,
     at_least: bool = False,
     measured: tuple[float, float, float],
+    rows: Any,
     mark: str,
     source: str,
     because: str = "",
@@ -60,6 +66,7 @@ def replay(
         published, half_width: the number, and what its source puts behind ±.
         at_least: the source says that it is more than `published`, and not how much more.
         measured: (mean, low, high) of our 95 % interval.
+        rows: what `measured` was computed from, as in `claim`.
         mark: how sure we are of the published number: ``"V"``, ``"V2"`` or ``"M"``.
         source: key of the bibliography.
         because: the likely cause where the two differ; without one the ledger says "cause unknown".
@@ -69,12 +76,13 @@ def replay(
     Example:
         >>> replay(
         ...     "00-demo", "x", quantity="accuracy, %", published=68, half_width=2,
-        ...     measured=(67.0, 66.5, 67.5), mark="V", source="greydanus2024scaling",
+        ...     measured=(67.0, 66.5, 67.5), rows=(), mark="V", source="greydanus2024scaling",
         ... )
         accuracy, %: published 68 ± 2 · ours 67 [66.5, 67.5] · replayed, inside
     """
     check_choice("mark", mark, MARKS)
     check_number("half_width", half_width, at_least=0)
+    # Compared with <= and no tolerance: bands that touch overlap.
     mean, low, high = measured
     if not low <= mean <= high:
         refuse("measured must be (mean, low, high) in this order", measured)
@@ -82,7 +90,7 @@ def replay(
     verdict = "replayed, inside" if inside else f"replayed, differs, because {because or 'cause unknown'}"
     record = {"kind": "replay", "quantity": quantity, "published": published, "half_width": half_width}
     record |= {"at_least": at_least, "mean": mean, "low": low, "high": high}
-    record |= {"mark": mark, "source": source, "verdict": verdict}
+    record |= {"mark": mark, "source": source, "verdict": verdict, "rests_on": experiments_of(rows)}
     print(statement(record))
     _record(chapter, id, record)
 
@@ -108,8 +116,7 @@ def _record(chapter: str, id: str, record: dict[str, Any]) -> None:
         records = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         records = []  # none yet, or damaged: the chapter that is running writes all of them again
+    # A cell that is run again in a notebook replaces what it said before.
     records = [old for old in records if old.get("id") != id]
-    new = plain(
-        {"chapter": chapter, "id": id, **record, "rests_on": rows_read()}, f"the numbers of claim {id}"
-    )
+    new = plain({"chapter": chapter, "id": id, **record}, f"the numbers of claim {id}")
     write_atomically(file, json.dumps([*records, new], indent=1, ensure_ascii=False) + "\n")

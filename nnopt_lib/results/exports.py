@@ -30,6 +30,7 @@ def as_csv(rows: Rows) -> str:
 def as_latex(rows: Rows) -> str:
     r"""The rows as a plain ``tabular`` (four significant digits) that needs no package; ``\input`` it."""
     fields = columns(rows)
+    # A column is aligned to the right only if all of it is numbers; a missing cell does not count.
     numbers = [all(_is_number(row.get(field, 0)) for row in rows) for field in fields]
     lines = [rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numbers)}}}", r"\hline"]
     lines += [" & ".join(_cell(field.replace("_", " ")) for field in fields) + r" \\", r"\hline"]
@@ -43,6 +44,7 @@ def columns(rows: Rows) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
+    # A bool is an int in Python, but no number to a reader.
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
@@ -52,7 +54,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         mantissa, _, power = f"{value:.4g}".partition("e")
         number = rf"{mantissa} \times 10^{{{int(power)}}}" if power else mantissa
-        return f"${number}$" if power or value < 0 else number
+        return f"${number}$" if power or value < 0 else number  # outside math "-" is a hyphen
     return "".join(_LATEX.get(sign, sign) for sign in str(value))
 
 
@@ -69,5 +71,6 @@ def references_of(figure: str) -> str:
     cited = {
         key.strip() for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text) for key in keys.split(",")
     }
+    # An unknown key is left out here: the book's build refuses it, and names it.
     entries = {key: known[key] for key in sorted(cited) if key in known}
     return str(BibliographyData(entries=entries).to_string("bibtex")) if entries else ""

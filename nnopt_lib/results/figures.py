@@ -19,7 +19,7 @@ from typing import Any
 from nnopt_lib.checks import check_choice, check_number, nearest, refuse
 from nnopt_lib.experiments.provenance import provenance
 from nnopt_lib.experiments.records import plain
-from nnopt_lib.experiments.run import rows_read
+from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.files import write_atomically
 from nnopt_lib.paths import build_folder, project_root
 from nnopt_lib.results.exports import as_csv, as_latex, references_of
@@ -41,7 +41,7 @@ class Shown:
         return {"image/png": self.png, "text/plain": self.alt}, {"image/png": {"width": 700, "alt": self.alt}}
 
 
-def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -> Shown:
+def save_figure(name: str, rows: Rows, kind: str, *, alt: str, rests_on: Any = None, **options: Any) -> Shown:
     """Draw a figure from `rows` and keep it with everything needed to draw it again.
 
     Parameters:
@@ -50,17 +50,20 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
         kind: ``"intervals"``, ``"curves"``, ``"bars"``, ``"roofline"`` or ``"graph"``.
         options: of the kind, as its function in `nnopt_lib.results.plots` names them.
         alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.
+        rests_on: the rows of `run_experiment` that the drawn ones were summarized from, in lists or lists of
+            lists; ``()`` for a picture of no stored rows; None where the drawn rows are an experiment's.
 
     Writes ``build/figures/<name>/``: figure.json and what `redraw` writes, the picture as .svg, .pdf and
     .png, the rows as .csv and as a LaTeX table, what its chapter cites as .bib, and the .manifest.json
     (options, run ids, seeds, versions, commit, a hash of each file).
     Returns what a notebook cell shows as its last value.
-    Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack.
+    Errors: no rows, unknown kind, unknown or missing option, a field that the rows lack, rows that do not
+    know their experiment.
 
     Example:
         >>> rows = [{"label": "network", "mean": 0.9, "low": 0.88, "high": 0.92}]
-        >>> save_figure("00-demo", rows, "intervals", x_label="accuracy", alt="A dot with its interval.").alt
-        'A dot with its interval.'
+        >>> save_figure("00-demo", rows, "intervals", x_label="accuracy", alt="A dot.", rests_on=()).alt
+        'A dot.'
     """
     if not re.fullmatch(r"\d\d-[\w.-]+", name):  # also keeps it inside its folder
         refuse("a figure's name must begin with its chapter's number and -", repr(name), "As 01-held-out.")
@@ -70,16 +73,30 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, **options: Any) -
     if not alt.strip():
         refuse(f"figure {name} needs an alternative text", repr(alt))
     _check_options(name, kind, options)
+    experiments = _experiments_under(name, rows, rests_on)
     figure = {"format": 1, "name": name, "kind": kind, "alt": alt, "options": options}
-    figure |= {"rows": [dict(row) for row in rows], "rests_on": rows_read(), "provenance": provenance()}
+    figure |= {"rows": [dict(row) for row in rows], "rests_on": experiments, "provenance": provenance()}
     figure = plain(figure, f"figure {name}")
     folder = build_folder() / "figures" / name
     try:
-        _write(figure, "screen", None, FORMATS, folder, own=True)
+        _write(figure, "screen", None, FORMATS, folder, from_build=True)
+    # A kind reads its fields where it draws them: only drawing shows which one the rows lack.
     except KeyError as error:
         refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
     write_atomically(folder / "figure.json", json.dumps(figure, indent=1, ensure_ascii=False) + "\n")
     return Shown((folder / f"{name}.png").read_bytes(), alt)
+
+
+def _experiments_under(name: str, rows: Rows, rests_on: Any) -> list[str]:
+    """The experiments that a figure rests on: those of `rests_on`, or where it is None of the drawn rows."""
+    if rests_on is not None:
+        name_of_argument = f"rests_on of figure {name}"
+        return experiments_of(rests_on, name_of_argument, "Pass () for a picture of no stored rows.")
+    remedy = (
+        "Pass rests_on=<the rows that these were summarized from>, "
+        "or rests_on=() for a picture of no stored rows."
+    )
+    return experiments_of(rows, f"the rows of figure {name}", remedy)
 
 
 def _write(
@@ -88,13 +105,14 @@ def _write(
     width_inches: float | None,
     formats: Sequence[str],
     folder: Path,
-    own: bool,
+    from_build: bool,
 ) -> list[Path]:
     """Draw, then write the pictures, the rows and the manifest; nothing is written if drawing fails."""
     name, rows = figure["name"], figure["rows"]
     files: dict[str, str | bytes] = {**render(figure, style, width_inches, formats)}
     files |= {"csv": as_csv(rows), "tex": as_latex(rows), "bib": references_of(name)}
-    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": own}
+    # The arguments of `redraw` by their names, so that `verify` can repeat the call.
+    drawn = {"style": style, "width_inches": width_inches, "formats": list(formats), "own": from_build}
     hashes = {f"{name}.{ending}": _hash(content) for ending, content in files.items()}
     manifest = {**_manifest(figure), "drawn": drawn, "files": hashes}
     files["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
@@ -125,21 +143,22 @@ def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
     """
     rows = figure["rows"]
     described = {key: figure.get(key) for key in ("name", "kind", "alt", "options", "rests_on")}
-    found = {
-        plural: sorted({row[one] for row in rows if row.get(one) is not None})
-        for plural, one in (("run_ids", "run_id"), ("seeds", "seed"))
+    # Drawn rows that are summaries have neither; the lists are empty then, and `rests_on` leads to the rows.
+    origins = {
+        plural: sorted({row[field] for row in rows if row.get(field) is not None})
+        for plural, field in (("run_ids", "run_id"), ("seeds", "seed"))
     }
     digest = _hash(json.dumps(rows, sort_keys=True))
-    return {**described, **found, "rows_sha256": digest, **figure["provenance"]}
+    return {**described, **origins, "rows_sha256": digest, **figure["provenance"]}
 
 
-def _stored(name: str, own: bool) -> Path | None:
+def _stored(name: str, build_first: bool) -> Path | None:
     """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
-    places = [
+    files = [
         project_root() / "chapters" / "results" / "figures" / f"{name}.json",
         build_folder() / "figures" / name / "figure.json",
     ]
-    return next((place for place in (places[::-1] if own else places) if place.is_file()), None)
+    return next((file for file in (files[::-1] if build_first else files) if file.is_file()), None)
 
 
 def list_figures() -> list[str]:
@@ -170,6 +189,14 @@ def redraw(
     Returns the files written: pictures, rows as CSV and as a LaTeX table, BibTeX, manifest. An unknown name
     is refused.
     """
+    _check_drawing(style, width_inches, formats, out)
+    figure = _read_stored(name, own)
+    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
+    return _write(figure, style, width_inches, formats, folder, own)
+
+
+def _check_drawing(style: str, width_inches: float | None, formats: Sequence[str], out: Path | None) -> None:
+    """Refuse arguments of `redraw` before anything is drawn."""
     check_choice("style", style, STYLES)
     for form in formats:
         check_choice("format", form, FORMATS)
@@ -177,15 +204,17 @@ def redraw(
         check_number("width_inches", width_inches, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
     if out is not None and out.exists() and not out.is_dir():
         refuse("out must be a folder, there or to be made", f"the file {out}")
-    place = _stored(name, own)
-    if place is None:
+
+
+def _read_stored(name: str, build_first: bool) -> dict[str, Any]:
+    """What `save_figure` kept of a figure; an unknown name and a damaged file are refused."""
+    file = _stored(name, build_first)
+    if file is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
     try:
-        figure = json.loads(place.read_text(encoding="utf-8"))
+        return dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
-        refuse(f"{place} must be a whole JSON file", str(error), "Run its chapter again.")
-    folder = out or build_folder() / "figures" / name / ("paper" if style == "paper" else ".")
-    return _write(figure, style, width_inches, formats, folder, own)
+        refuse(f"{file} must be a whole JSON file", str(error), "Run its chapter again.")
 
 
 def verify(folder: Path) -> dict[str, str]:
@@ -200,29 +229,43 @@ def verify(folder: Path) -> dict[str, str]:
     if not manifests:
         rule = "--verify needs a folder that nnopt figures --out has written, with a .manifest.json"
         refuse(rule, folder)
-    found: dict[str, str] = {}
-    for path in manifests:
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
-        except (ValueError, KeyError, TypeError) as error:
-            refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
-        found |= {file: _on_disk(folder / file, digest) for file, digest in hashes.items()}
-        if name not in list_figures():
-            found |= dict.fromkeys(hashes, "no longer a figure")
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            redraw(name, **drawn, out=Path(scratch))
-            now = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
-        drawing = "its rows changed" if now["rows_sha256"] != manifest["rows_sha256"] else "it is drawn anew"
-        under = [] if drawn["own"] else stale_rows(name[:2], now["rests_on"] or (), read_status())
-        for file, digest in hashes.items():
-            if found[file] == "same" and under and not file.endswith(".bib"):
-                found[file] = f"stale, since {'; '.join(under)}"
-            elif found[file] == "same" and now["files"].get(file) != digest:
-                why = "what its chapter cites changed" if file.endswith(".bib") else drawing
-                found[file] = f"stale, since {why}"
-    return found
+    return {file: verdict for path in manifests for file, verdict in _verdicts(path).items()}
+
+
+def _verdicts(path: Path) -> dict[str, str]:
+    """What `verify` says of each file of one manifest. The figure is drawn again, elsewhere, and compared."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        name, drawn, hashes = manifest["name"], manifest["drawn"], dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        refuse(f"{path} must be a whole manifest of nnopt figures", repr(error), "Draw the figure again.")
+    if name not in list_figures():
+        return dict.fromkeys(hashes, "no longer a figure")
+    with tempfile.TemporaryDirectory() as scratch:
+        redraw(name, **drawn, out=Path(scratch))
+        redrawn = json.loads((Path(scratch) / path.name).read_text(encoding="utf-8"))
+    verdicts = {}
+    for file, digest in hashes.items():
+        verdict = _on_disk(path.parent / file, digest)
+        # What was polished by hand or lost is said as such, whatever its rows have become meanwhile.
+        stale = _why_stale(file, manifest, redrawn) if verdict == "same" else ""
+        verdicts[file] = f"stale, since {stale}" if stale else verdict
+    return verdicts
+
+
+def _why_stale(file: str, manifest: Mapping[str, Any], redrawn: Mapping[str, Any]) -> str:
+    """Why a file that is as it was written is not what would be written now; empty where it is."""
+    is_bibliography = file.endswith(".bib")
+    # One's own figure was never published, so status.json says nothing about the rows under it.
+    if not is_bibliography and not manifest["drawn"]["own"]:
+        reasons = stale_rows(manifest["name"][:2], redrawn["rests_on"] or (), read_status())
+        if reasons:
+            return "; ".join(reasons)
+    if redrawn["files"].get(file) == manifest["files"][file]:
+        return ""
+    if is_bibliography:
+        return "what its chapter cites changed"
+    return "its rows changed" if redrawn["rows_sha256"] != manifest["rows_sha256"] else "it is drawn anew"
 
 
 def _on_disk(file: Path, digest: str) -> str:

@@ -18,11 +18,11 @@ from nnopt_lib.paths import published_file, results_folder
 
 def row_hashes(experiments: Iterable[str]) -> dict[str, str | None]:
     """The sha256 of each experiment's published row file, None where there is none."""
-    found = {}
+    hashes = {}
     for experiment in sorted(experiments):
         file = published_file(experiment)
-        found[experiment] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-    return found
+        hashes[experiment] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    return hashes
 
 
 def read_json(file: Path) -> Any:
@@ -58,8 +58,9 @@ def stale_rows(chapter: str, rests_on: Iterable[str], status: Mapping[str, Mappi
         chapter: its name or number. rests_on: experiments. status: of `read_status`.
     Returns one reason per row file, naming the file, in their order.
     """
-    own = next((saved for name, saved in status.items() if name.startswith(chapter)), {})
-    noted, reasons = own.get("rows", {}), []
+    chapter_status = next((saved for name, saved in status.items() if name.startswith(chapter)), {})
+    # Bytes are compared, not times: a checkout gives every file a new time.
+    noted, reasons = chapter_status.get("rows", {}), []
     for experiment, digest in row_hashes(rests_on).items():
         file = f"chapters/results/{experiment}.jsonl"
         if digest is None:
@@ -77,6 +78,7 @@ def check_fresh(records: Mapping[str, Mapping[str, Any]]) -> None:
     `records` by the name to tell, each with its chapter. One without `rests_on` cannot be checked, and is
     refused too.
     """
+    # By reason and chapter: one row file may make dozens of claims stale, and one command mends them all.
     status, stale = read_status(), dict[tuple[str, str], list[str]]()
     for name, record in records.items():
         reasons = ["they do not say which rows they rest on"]

@@ -72,26 +72,26 @@ def legend_above(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     columns = len(unique) if rcParams["font.size"] > 9 else 1  # a paper's column has no room side by side
-    place: dict[str, Any] = {
-        "loc": "lower left",
+    position: dict[str, Any] = {
+        "loc": "lower left",  # of the legend, put on the upper left corner of the axes
         "bbox_to_anchor": (0, 1.0),
         "borderaxespad": 0.2,
         "ncols": columns,
     }
-    axes.legend(handles=list(unique.values()), labels=list(unique), **place)
+    axes.legend(handles=list(unique.values()), labels=list(unique), **position)
 
 
 def name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
     """Write each line's name beside its last point, moved apart where two would overlap."""
     from matplotlib import rcParams
 
-    _lay_out(axes)
+    _lay_out(axes)  # else transData is that of axes before the layout
     text = rcParams["font.size"] * 1.25 / 72 * axes.figure.dpi  # height of a line of text, in pixels
     to_pixels = axes.transData.transform
     ends = sorted(ends, key=lambda end: end[0])
     pixels = [float(to_pixels((x, y))[1]) for y, x, _, _ in ends]
     heights: list[float] = []
-    for pixel in pixels:
+    for pixel in pixels:  # from the lowest upward, each at least a line of text above the one before
         heights.append(max(pixel, heights[-1] + text) if heights else pixel)
     shift = (sum(heights) - sum(pixels)) / len(pixels)  # apart in both directions, not only upward
     for pixel, height, (y, x, name, color) in zip(pixels, heights, ends, strict=True):
@@ -112,9 +112,9 @@ def plain_decades(axis: Axis) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    if 0 < high < 1000 * low:
+    if 0 < high < 1000 * low:  # over more decades 1, 2 and 5 of each would run into each other
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
@@ -133,4 +133,5 @@ def wrap_labels(axes: Axes) -> None:
         if label.get_text():
             room = getattr(axes.get_window_extent(), side) / getattr(label.get_window_extent(), side)
             if room < 1:
+                # Never below 12 letters a line, or a low figure would have a word on each.
                 label.set_text(textwrap.fill(label.get_text(), max(12, int(room * len(label.get_text())))))

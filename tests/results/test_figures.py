@@ -1,3 +1,7 @@
+"""Figures are saved with their rows, drawn again from them, and verified against them."""
+
+from __future__ import annotations
+
 import csv
 import json
 import re
@@ -7,44 +11,11 @@ import pytest
 
 from nnopt_lib import figures
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.results import exports as papers
-from nnopt_lib.results import plots as drawing
+from nnopt_lib.experiments.rows import Row
 from nnopt_lib.results.staleness import row_hashes
+from tests.results.kinds import CURVES, INTERVALS, KINDS, ROOFLINE
 
-INTERVALS = [
-    {"label": "network", "mean": 0.94, "low": 0.93, "high": 0.95, "printed": 0.97, "run_id": "b", "seed": 1},
-    {"label": "logistic", "mean": 0.92, "low": 0.91, "high": 0.93, "printed": 0.94, "run_id": "a", "seed": 0},
-]
-CURVES = [
-    {"width": w, "seconds": w * s, "low": w * s * 0.9, "high": w * s * 1.1, "series": f"batch {s}"}
-    for s in (1, 2, 3)
-    for w in (1, 2, 4, 8)
-]
-ROOFLINE = [
-    {"kind": "roof", "flops_per_second": 2e11, "bytes_per_second": 1e10},
-    {"kind": "point", "label": "batch 1", "intensity": 0.5, "flops_per_second": 4e9},
-    {"kind": "point", "label": "batch 256", "intensity": 60.0, "flops_per_second": 1.5e11},
-]
-GRAPH = [{"kind": "node", "label": label, "group": "8 nodes"} for label in ("stem", "side", "sum")]
-GRAPH += [{"kind": "node", "label": "head", "group": None}]
-GRAPH += [
-    {"kind": "edge", "source": source, "target": target}
-    for source, target in (("stem", "side"), ("side", "sum"), ("stem", "sum"), ("sum", "head"))
-]
-KINDS = {
-    "intervals": (INTERVALS, {"x_label": "accuracy", "mark": "printed", "mark_label": "printed"}),
-    "curves": (
-        CURVES,
-        {"x": "width", "y": "seconds", "low": "low", "high": "high", "series": "series", "x_label": "width"}
-        | {"y_label": "seconds", "x_log": True, "steps": True},
-    ),
-    "bars": (
-        [{"label": "first", "a": 0.2, "b": 0.7}, {"label": "second", "a": 0.8, "b": 0.3}],
-        {"fields": {"a": "parameters", "b": "MACs"}, "x_label": "share"},
-    ),
-    "roofline": (ROOFLINE, {}),
-    "graph": (GRAPH, {}),
-}
+RUNS = [Row({"seed": seed}, experiment=name) for name in ("01-runs", "01-other-runs") for seed in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +24,6 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNOPT_HOME", str(folder))
-        patch.setattr("nnopt_lib.experiments.run._READ", {})  # what other tests of this process have read
         for kind in KINDS:
             save(kind, name=f"01-{kind}")
     return folder
@@ -66,7 +36,9 @@ def at_home(home, monkeypatch):
 
 def save(kind, name="01-demo", **changes):
     rows, options = KINDS[kind]
-    return figures.save_figure(name, rows, kind, alt="What it shows.", **{**options, **changes})
+    return figures.save_figure(
+        name, rows, kind, alt="What it shows.", **{"rests_on": (), **options, **changes}
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -163,35 +135,31 @@ def test_what_is_published_is_drawn_unless_ones_own_is_asked_for(paper, tmp_path
         assert set(figures.verify(tmp_path / "out").values()) == {"same"}
 
 
-def test_a_paper_gets_a_table_and_the_references_of_the_chapter(paper):
-    from pybtex.database import parse_string
-
-    _, folder = paper
-    known = parse_string((folder / "01-intervals.bib").read_text(), "bibtex").entries
-    assert sorted(known) == ["ada1843notes", "bob2000other"]
-    assert (folder / "01-intervals.tex").read_text().splitlines() == [
-        r"\begin{tabular}{lrrrrlr}",
-        r"\hline",
-        r"label & mean & low & high & printed & run id & seed \\",
-        r"\hline",
-        r"network & 0.94 & 0.93 & 0.95 & 0.97 & b & 1 \\",
-        r"logistic & 0.92 & 0.91 & 0.93 & 0.94 & a & 0 \\",
-        r"\hline",
-        r"\end{tabular}",
-    ]
-
-
-def test_what_latex_would_read_as_its_own_is_written_out():
-    rows = [{"name_of": "5 % of a_b & c\\d", "value": -0.000012345, "none": None}]
-    body = papers.as_latex(rows).splitlines()
-    assert body[2] == r"name of & value & none \\"
-    assert body[4] == r"5 \% of a\_b \& c\textbackslash{}d & $-1.234 \times 10^{-5}$ & -- \\"
-
-
 def test_a_paper_is_verified_as_long_as_nothing_changed(paper):
     _, folder = paper
     endings = ("pdf", "svg", "csv", "tex", "bib")
     assert figures.verify(folder) == {f"01-intervals.{ending}": "same" for ending in endings}
+
+
+@pytest.mark.parametrize("rests_on", [RUNS, (RUNS[:1], [RUNS[1:]])], ids=["list", "nested"])
+def test_a_summary_rests_on_the_experiments_of_the_rows_that_it_was_made_from(home, rests_on):
+    save("intervals", rests_on=rests_on)
+    figure = json.loads((home / "build/figures/01-demo/figure.json").read_text())
+    assert figure["rests_on"] == ["01-runs", "01-other-runs"]
+    manifest = json.loads((home / "build/figures/01-demo/01-demo.manifest.json").read_text())
+    assert manifest["rests_on"] == figure["rests_on"] and manifest["run_ids"] == ["a", "b"]
+
+
+def test_rows_of_an_experiment_that_are_drawn_themselves_are_what_a_figure_rests_on(home):
+    drawn = [Row(row, experiment="01-runs") for row in INTERVALS]
+    figures.save_figure("01-demo", drawn, "intervals", x_label="accuracy", alt="A.")
+    figure = json.loads((home / "build/figures/01-demo/figure.json").read_text())
+    assert figure["rests_on"] == ["01-runs"] and figure["rows"] == INTERVALS
+
+
+def test_a_picture_of_no_stored_rows_says_so(home):
+    save("curves", rests_on=())
+    assert json.loads((home / "build/figures/01-demo/figure.json").read_text())["rests_on"] == []
 
 
 def test_verify_tells_hands_rows_and_loss_apart(paper):
@@ -209,9 +177,9 @@ def test_verify_tells_hands_rows_and_loss_apart(paper):
     figure = json.loads(published.read_text())
     figure["rows"][0]["mean"] = 0.945
     published.write_text(json.dumps(figure))
-    found = figures.verify(folder)
-    assert found["01-intervals.pdf"] == found["01-intervals.csv"] == "stale, since its rows changed"
-    assert found["01-intervals.tex"] == "changed by hand" and found["01-intervals.bib"] == "same"
+    verdicts = figures.verify(folder)
+    assert verdicts["01-intervals.pdf"] == verdicts["01-intervals.csv"] == "stale, since its rows changed"
+    assert verdicts["01-intervals.tex"] == "changed by hand" and verdicts["01-intervals.bib"] == "same"
     (root / "chapters/01-first.md").write_text("As {cite}`nobody` says.")
     assert figures.verify(folder)["01-intervals.bib"] == "stale, since what its chapter cites changed"
     published.unlink()
@@ -231,9 +199,9 @@ def test_verify_names_the_row_file_that_changed_under_a_figure(paper):
     (root / "chapters/results/status.json").write_text(json.dumps(status))
     assert set(figures.verify(folder).values()) == {"same"}
     rows.write_text("{ }")
-    found = figures.verify(folder)
-    assert found.pop("01-intervals.bib") == "same"
-    assert set(found.values()) == {"stale, since chapters/results/01-runs.jsonl changed"}
+    verdicts = figures.verify(folder)
+    assert verdicts.pop("01-intervals.bib") == "same"
+    assert set(verdicts.values()) == {"stale, since chapters/results/01-runs.jsonl changed"}
 
 
 def test_verify_needs_a_manifest_that_can_be_read(paper, tmp_path):
@@ -258,98 +226,6 @@ def test_an_out_folder_that_is_a_file_leaves_the_file_as_it_was(paper, tmp_path)
         == f"out must be a folder, there or to be made; received the file {tmp_path / 'out'}."
     )
     assert (tmp_path / "out").read_text() == "mine"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_paper_style_has_small_text(kind):
-    from matplotlib.text import Text
-
-    drawn = drawing.draw({"kind": kind, "rows": KINDS[kind][0], "options": KINDS[kind][1]}, "paper", 3.3)
-    sizes = [text.get_fontsize() for text in drawn.findobj(Text) if text.get_text()]
-    assert sizes and 7 <= min(sizes) <= max(sizes) <= 9
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_comes_from_the_rows(kind):
-    rows, options = KINDS[kind]
-    figure = {"kind": kind, "rows": rows, "options": options}
-    axes = drawing.draw(figure, "screen", None).axes[0]
-    lines = [line.get_xydata().tolist() for line in axes.lines]
-    if kind == "intervals":
-        assert [[0.93, 0.0], [0.95, 0.0]] in lines and [[0.94, 0.0]] in lines and [[0.97, 0.0]] in lines
-        assert [tick.get_text() for tick in axes.get_yticklabels()] == ["network", "logistic"]
-    elif kind == "curves":
-        assert [[1, 2], [2, 4], [4, 8], [8, 16]] in lines
-        assert {text.get_text() for text in axes.texts} == {"batch 1", "batch 2", "batch 3"}
-    elif kind == "bars":
-        widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
-        assert widths == [[0.2, 0.8], [0.7, 0.3]]
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["parameters", "MACs"]
-    elif kind == "graph":
-        ends = [patch.get_path().vertices[[0, -1], 1].tolist() for patch in axes.patches]
-        outward = [float(patch.get_path().vertices[1, 0]) for patch in axes.patches]
-        assert ends == [[0, 1], [1, 2], [0, 2], [2, 3], [0, 1], [1, 2]]  # what reads what, then coupled
-        assert [out == 0 for out in outward] == [True, True, False, True, False, False]
-        assert outward[2] < 0 < min(outward[4:])
-        assert [[0, 0], [0, 1], [0, 2]] in lines and [[0, 3]] in lines
-        assert "8 nodes" in {text.get_text() for text in axes.texts}
-    else:
-        ridge = 20.0  # 2e11 operations over 1e10 bytes per second
-        assert [[0.5, 4.0]] in lines and [[60.0, 150.0]] in lines
-        roof = lines[0]
-        assert roof[1] == [ridge, 200.0] and roof[0][1] / roof[0][0] == pytest.approx(10.0)
-
-
-def test_a_paper_has_room_for_many_intervals():
-    rows = [{**INTERVALS[0], "label": f"row {number}"} for number in range(24)]
-    figure = {"kind": "intervals", "rows": rows, "options": {"x_label": "accuracy"}}
-    drawn = drawing.draw(figure, "paper", 3.25)
-    drawn.canvas.draw()
-    assert drawn.get_size_inches()[1] < 6
-    boxes = sorted((t.get_window_extent() for t in drawn.axes[0].get_yticklabels()), key=lambda box: box.y0)
-    assert all(low.y1 < high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
-
-
-def test_names_of_lines_that_end_together_do_not_overlap():
-    rows = [{"x": x, "y": 1 + 0.001 * s, "s": f"line {s}"} for s in range(4) for x in (0, 1)]
-    options = {"x": "x", "y": "y", "series": "s", "x_label": "x", "y_label": "y"}
-    drawn = drawing.draw({"kind": "curves", "rows": rows, "options": options}, "screen", None)
-    drawn.canvas.draw()
-    boxes = sorted((t.get_window_extent() for t in drawn.axes[0].texts), key=lambda box: box.y0)
-    assert all(low.y0 + 0.8 * low.height <= high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
-
-
-def test_the_palette_is_told_apart_by_deficient_eyes():
-    """Distances in CIELAB after simulating deuteranopia and protanopia (Machado et al. 2009, severity 1)."""
-    import numpy as np
-    from matplotlib.colors import to_rgb
-
-    def linear(rgb):
-        return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-    def lab(rgb):
-        to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-        xyz = to_xyz @ np.clip(rgb, 0, 1) / np.array([0.9505, 1.0, 1.089])
-        f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-    simulations = {
-        "normal": np.eye(3),
-        "deuteranopia": np.array(
-            [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
-        ),
-        "protanopia": np.array(
-            [
-                [0.152286, 1.052583, -0.204868],
-                [0.114503, 0.786281, 0.099216],
-                [-0.003882, -0.048116, 1.051998],
-            ]
-        ),
-    }
-    for name, matrix in simulations.items():
-        colors = [lab(matrix @ linear(np.array(to_rgb(color)))) for color in drawing.COLORS[:5]]
-        closest = min(float(np.linalg.norm(a - b)) for i, a in enumerate(colors) for b in colors[:i])
-        assert closest > 8, name  # about three and a half times a just noticeable difference of 2.3
 
 
 @pytest.mark.parametrize(
@@ -380,7 +256,7 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
         ),
         (lambda: save("curves", low=None), "a band needs both low and high; received low=None, high='high'."),
         (
-            lambda: figures.save_figure("01-demo", ROOFLINE[1:], "roofline", alt="A."),
+            lambda: figures.save_figure("01-demo", ROOFLINE[1:], "roofline", alt="A.", rests_on=()),
             "a roofline needs one row of kind 'roof'; received none.",
         ),
         (
@@ -399,6 +275,19 @@ def test_the_palette_is_told_apart_by_deficient_eyes():
         (
             lambda: figures.save_figure("01-demo", ROOFLINE, "roofline", alt=" "),
             "figure 01-demo needs an alternative text; received ' '.",
+        ),
+        (
+            lambda: save("intervals", rests_on=None),
+            "the rows of figure 01-demo must be rows as run_experiment returns them, which know their experiment; "
+            "received a plain dictionary with the fields label, mean, low, high, printed, run_id, seed. "
+            "Pass rests_on=<the rows that these were summarized from>, "
+            "or rests_on=() for a picture of no stored rows.",
+        ),
+        (
+            lambda: save("intervals", rests_on=INTERVALS),
+            "rests_on of figure 01-demo must be rows as run_experiment returns them, which know their experiment; "
+            "received a plain dictionary with the fields label, mean, low, high, printed, run_id, seed. "
+            "Pass () for a picture of no stored rows.",
         ),
         (
             lambda: figures.redraw("01-curve"),
@@ -434,24 +323,3 @@ def test_bad_calls_are_refused_in_one_sentence(call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
     assert str(error.value) == sentence
-
-
-def test_labels_longer_than_their_axis_are_broken_rather_than_cut_off():
-    rows, options = KINDS["intervals"]
-    label = "points of test accuracy against the dense network, of ten seeds"
-    figure = {"kind": "intervals", "rows": rows, "options": {**options, "x_label": label}}
-    drawn = drawing.draw(figure, "paper", 3.25)
-    drawn.draw_without_rendering()
-    extent = drawn.axes[0].xaxis.get_label().get_window_extent()
-    assert drawn.axes[0].get_xlabel().replace("\n", " ") == label
-    assert extent.x0 >= 0 and extent.x1 <= 3.25 * drawn.dpi and extent.y0 >= 0
-
-
-@pytest.mark.parametrize(("most", "plain"), [(40, True), (40_000, False)])
-def test_logarithmic_axes_of_few_decades_have_plain_numbers(most, plain):
-    rows = [{"width": width, "seconds": 1.0} for width in (1, 3, most)]
-    options = {"x": "width", "y": "seconds", "x_label": "width", "y_label": "seconds", "x_log": True}
-    drawn = drawing.draw({"kind": "curves", "rows": rows, "options": options}, "paper", 3.25)
-    drawn.draw_without_rendering()
-    texts = [tick.get_text() for tick in drawn.axes[0].get_xticklabels()]
-    assert ("20" in texts) is plain and any("10^" in text for text in texts) is not plain

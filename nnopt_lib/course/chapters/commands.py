@@ -77,7 +77,7 @@ def prune(
 
     if older_than_days is not None:
         check_number("--older-than-days", older_than_days, at_least=0)
-    removed = store.prune(older_than_days, dry_run)
+    removed = store.clean(older_than_days, dry_run)
     for path in removed:
         typer.echo(path)
     typer.echo(f"{len(removed)} files {'would be ' if dry_run else ''}removed")

@@ -153,8 +153,9 @@ def test_ledger_reads_what_claim_and_replay_record(tmp_path: Path, monkeypatch: 
     from nnopt_lib.results.claims import claim, replay
 
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
-    claim(STEM, "more", "Two is more than one.", holds=True)
-    replay(STEM, "x", quantity="q", published=1, measured=(3, 2, 4), mark="M", source="s", because="of rain")
+    claim(STEM, "more", "Two is more than one.", holds=True, rows=())
+    common = {"rows": (), "mark": "M", "source": "s"}
+    replay(STEM, "x", quantity="q", published=1, measured=(3, 2, 4), because="of rain", **common)
     records = json.loads((tmp_path / "build" / "claims" / f"{STEM}.json").read_text(encoding="utf-8"))
     text = pages.ledger_tables({STEM: "What?"}, {STEM: records})
     assert "| holds | Two is more than one. |" in text
@@ -215,7 +216,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     edit(tmp_path / "book" / "_toc.yml", "01-source-article", "01-first")
     (tmp_path / "chapters" / "02-second.md").unlink()
     drawn = 'figures.save_figure("01-y", rows, "curves", x="seed", y="y", x_label="seed", y_label="y", alt="A line.")'
-    recorded = 'claim("01-first", "sum", f"It is {sum(r[\'y\'] for r in rows):.1f}.", holds=True)'
+    recorded = 'claim("01-first", "sum", f"It is {sum(r[\'y\'] for r in rows):.1f}.", holds=True, rows=rows)'
     source = tmp_path / "chapters" / "01-first.md"
     edit(source, '[row["y"] for row in rows]', drawn)
     edit(source, 'def claim(*words): print(*words)\nclaim("holds")', recorded)

@@ -73,7 +73,7 @@ def computing(monkeypatch):
                 with open(environment["NNOPT_USED"], "a") as used:
                     used.write(json.dumps({"experiment": experiment, "run_ids": ids}) + "\n")
             for words in conclusions.get(name, []):
-                claim(name, *words[:2], holds=words[2])
+                claim(name, *words[:2], holds=words[2], rows=())
         output = {"output_type": "stream", "text": ignored}
         cell = {"cell_type": "code", "metadata": {"tags": ["nbval-ignore-output"]}, "outputs": [output]}
         return json.dumps({"cells": [cell]})
@@ -195,7 +195,7 @@ def test_the_published_profile_compares_conclusions_but_those_about_times(projec
         ("latency-eager", "Half.", True),
     ]
     for words in conclusions["01-first"]:
-        claim("01-first", *words[:2], holds=words[2])
+        claim("01-first", *words[:2], holds=words[2], rows=())
     folder = paths.published_file("01-first").parent / "claims"
     folder.mkdir()
     (project / "build" / "claims" / "01-first.json").rename(folder / "01-first.json")
