@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("own_temporary_folder")]
+pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("private_temporary_folder")]
 
 
 REFUSALS = [
