@@ -162,6 +162,7 @@ def book(
     outcomes = run_chapters(chapters, profile, jobs=jobs, published_rows=profile == "published")
     for name, outcome in outcomes.items():
         typer.echo(f"{name:24} {outcome}")
+    # "stored" means that the committed notebook is fresh, and nothing was executed.
     notebooks = {
         chapter.name: chapter.notebook if outcomes[chapter.name] == "stored" else chapter.executed(profile)
         for chapter in chapters

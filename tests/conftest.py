@@ -19,6 +19,7 @@ FRAMEWORKS = ("torch", "keras")
 # Their tests share something that takes long to make: a graded class, a book, a paper, figures.
 SHARING = (
     "course/book/test_build.py",
+    "course/labs/test_commands.py",
     "course/labs/test_grade.py",
     "course/test_writeup.py",
     "results/test_figures.py",
@@ -63,7 +64,7 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture(scope="session")
-def own_temporary_folder(tmp_path_factory):
+def private_temporary_folder(tmp_path_factory):
     """The temporary folder from here on: other test processes have theirs, so what is found in it is our own.
 
     Once in a process, since a forkserver keeps the environment that it was started with.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 
 from nnopt_lib import labs
 from nnopt_lib.course.labs.gradebook import Course, make_course
@@ -17,6 +19,14 @@ from nnopt_lib.course.labs.sources import find_labs, release, save_copy
 
 SOURCE = Path(__file__).parent / "course" / "labs" / "tiny.md"
 MASK = "def keep_large(values, threshold):\n    return np.abs(values) > threshold"
+
+
+@contextlib.contextmanager
+def at_home(root: Path):
+    """The project in `root`, for a with statement."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNOPT_HOME", str(root))
+        yield
 
 
 def new_course(root: Path) -> Course:
@@ -32,8 +42,8 @@ def new_course(root: Path) -> Course:
 
 def numbers_of(student: str) -> str:
     """The cell in which a student typed what they measured."""
-    own = np.abs(np.random.default_rng(labs.seed_of(student)).normal(size=100))
-    return f'numbers = {{"median": {np.median(own):.9f}, "kept": {int((own > 1).sum())}}}'
+    values = np.abs(np.random.default_rng(labs.seed_of(student)).normal(size=100))
+    return f'numbers = {{"median": {np.median(values):.9f}, "kept": {int((values > 1).sum())}}}'
 
 
 def solved(student: str, **cells: str) -> dict[str, str]:
@@ -118,10 +128,10 @@ LOOP = "while True:\n    pass"
 
 
 def writer(course: Course) -> str:
-    """A cell that tries to write to places that are not its own."""
+    """A cell that tries to write where it may not."""
     folder = course.folder
-    places = [folder / "gradebook.db", folder / "submitted" / "ada" / "pwned", folder.parent / "canary.txt"]
-    places += [
+    paths = [folder / "gradebook.db", folder / "submitted" / "ada" / "pwned", folder.parent / "canary.txt"]
+    paths += [
         "/pwned",
         "/etc/pwned",
         "/usr/pwned",
@@ -130,28 +140,28 @@ def writer(course: Course) -> str:
         Path.home() / "pwned",
     ]
     lines = ["import os", "written = []"]
-    for place in map(str, places):
-        lines += ["try:", f"    with open({place!r}, 'a') as file:", "        file.write('pwned')"]
-        lines += [f"    written.append({place!r})", "except OSError:", "    pass"]
+    for path in map(str, paths):
+        lines += ["try:", f"    with open({path!r}, 'a') as file:", "        file.write('pwned')"]
+        lines += [f"    written.append({path!r})", "except OSError:", "    pass"]
     return "\n".join([*lines, f"seen = os.path.exists({str(folder / 'source')!r})"])
 
 
 def reader(port: int) -> str:
     """A cell that connects to this machine and to another."""
     lines = ["import socket", "reached = []"]
-    for place in (("127.0.0.1", port), ("1.1.1.1", 80)):
-        lines += ["try:", f"    socket.create_connection({place!r}, 1).sendall(b'stolen')"]
-        lines += [f"    reached.append({place!r})", "except OSError:", "    pass"]
+    for address in (("127.0.0.1", port), ("1.1.1.1", 80)):
+        lines += ["try:", f"    socket.create_connection({address!r}, 1).sendall(b'stolen')"]
+        lines += [f"    reached.append({address!r})", "except OSError:", "    pass"]
     return "\n".join(lines)
 
 
 def guarded_processes() -> list[str]:
     """What is left of submissions: processes of accounts that only sandboxes use, and sandboxes themselves."""
-    ours, found = set(psutil.Process().children(recursive=True)), []
+    ours, left = set(psutil.Process().children(recursive=True)), []
     for one in psutil.process_iter(["uids", "name", "cmdline", "environ"]):
         uids, words = one.info["uids"], " ".join(one.info["cmdline"] or [])
         if (uids and uids.real >= sandbox.UIDS) or (one.info["name"] == "bwrap" and "nnopt-" in words):
             home = (one.info["environ"] or {}).get("HOME", "")  # none of what has ended
             if one in ours or home.startswith(tempfile.gettempdir()):  # else of another test process
-                found.append(words[:100])
-    return found
+                left.append(words[:100])
+    return left

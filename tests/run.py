@@ -136,14 +136,14 @@ PARTS = (
 
 def files_of(root: Path, reads: Sequence[str], leaves_out: Sequence[str]) -> Iterator[Path]:
     """Files to hash, each once, in an order that depends on their names alone."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     for name in reads:
         start = root / name
         if start.is_dir():
-            found |= set(_walk(root, start, {*MADE_PATHS, *leaves_out} - {name}))
+            files |= set(_walk(root, start, {*MADE_PATHS, *leaves_out} - {name}))
         elif start.exists():
-            found.add(start)
-    yield from sorted(found)
+            files.add(start)
+    yield from sorted(files)
 
 
 def _walk(root: Path, start: Path, left_out: set[str]) -> Iterator[Path]:
@@ -218,9 +218,9 @@ def _commit(root: Path) -> str:
 
 def inputs_of(root: Path, part: Part) -> str:
     """One hash over all that can make `part` end differently."""
-    told = [part.name, list(map(list, part.commands)), dict(part.environment), surroundings(root)]
+    settings = [part.name, list(map(list, part.commands)), dict(part.environment), surroundings(root)]
     files = hash_of(root, part.reads, part.leaves_out)
-    return hashlib.sha256(json.dumps([told, files]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([settings, files]).encode()).hexdigest()
 
 
 # Stamps

@@ -109,10 +109,10 @@ def test_pages_read_from_the_disk_too(page: Any) -> None:
 
 def test_search_finds_lottery(page: Any) -> None:
     page.goto("/search.html?q=lottery")
-    found = page.locator("#search-results li a")
-    found.first.wait_for()
+    results = page.locator("#search-results li a")
+    results.first.wait_for()
     assert any(
-        "lottery-tickets" in (link or "") for link in found.evaluate_all("all => all.map(a => a.href)")
+        "lottery-tickets" in (link or "") for link in results.evaluate_all("all => all.map(a => a.href)")
     )
 
 
@@ -181,7 +181,7 @@ def test_no_serious_finding_of_axe(browser: Any, address: str, scheme: str, thir
     context.add_init_script(
         f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')"
     )
-    page, found = context.new_page(), []
+    page, violations = context.new_page(), []
     rules = {"resultTypes": ["violations"]}
     pages = PAGES if third is None else PAGES[third::3]
     if scheme != "light":  # only colors differ between the schemes, and chapters have all the same ones
@@ -194,9 +194,9 @@ def test_no_serious_finding_of_axe(browser: Any, address: str, scheme: str, thir
         for violation in Axe().run(page, options=rules).response["violations"]:
             if violation["impact"] in ("serious", "critical"):
                 nodes = [node["target"] for node in violation["nodes"][:3]]
-                found.append(f"{name}: {violation['id']} {nodes}")
+                violations.append(f"{name}: {violation['id']} {nodes}")
     context.close()
-    assert found == []
+    assert violations == []
 
 
 def test_a_phone_shows_pages_without_scrolling_sideways(browser: Any, address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,6 @@ from nnopt_lib.course.book import build as book_module
 from nnopt_lib.course.chapters import check as validation
 from nnopt_lib.course.chapters import run as running
 from nnopt_lib.data.catalog import CATALOG
-from nnopt_lib.experiments import records as store
-from nnopt_lib.experiments.run import run_experiment
 
 CHAPTER = """\
 ---
@@ -39,11 +36,6 @@ device = "auto"
 print("accuracy 0.9")
 ```
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    seed: int
 
 
 @pytest.fixture(autouse=True)
@@ -259,21 +251,7 @@ def test_figures_are_listed_drawn_by_name_or_chapter_and_refused_by_the_nearest(
     )  # fmt: skip
 
 
-def test_results_are_listed_and_pruned(capsys, project):
-    rows = run_experiment("01-try", [Settings(seed) for seed in range(4)], lambda settings: {"y": 1})
-    store.publish("01-try", [rows[0]["run_id"]])
-    table = "01-try                                4 stored      1 published\n"
-    assert run(capsys, "results", "list") == (0, table, "")
-    file = project / "build" / "store" / "01-try" / f"{rows[0]['run_id']}.json"
-    assert run(capsys, "results", "prune", "--dry-run") == (0, f"{file}\n1 files would be removed\n", "")
-    assert file.exists()
-    assert run(capsys, "results", "prune") == (0, f"{file}\n1 files removed\n", "")
-    assert not file.exists()
-    status, out, err = run(capsys, "results", "prune", "--older-than-days", "0")
-    assert out.endswith("3 files removed\n")
-
-
-def test_env_says_what_there_is_and_what_was_not_found(capsys, project, monkeypatch):
+def test_env_says_what_is_installed_and_what_is_missing(capsys, project, monkeypatch):
     monkeypatch.setenv("NNOPT_DATA", str(project / "data"))
     monkeypatch.setattr("pooch.os_cache", lambda name: project / "cache")
     monkeypatch.setattr("shutil.which", lambda command: None)

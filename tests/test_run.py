@@ -59,11 +59,11 @@ def test_what_passed_is_skipped_until_something_changed_and_says_since_when(tree
     assert ran_in(tree, parts) == ["first", "second"]
     assert re.search(r"^2 parts passed, 0 skipped, in \d+ s$", capfd.readouterr().out, re.M)
     assert ran_in(tree, parts) == []
-    told = capfd.readouterr().out.splitlines()
+    printed = capfd.readouterr().out.splitlines()
     when = json.loads((tree / "build" / "tests" / "second.json").read_text())["passed_at"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", when)
-    assert told[1] == f"second: unchanged since it passed at {when}: skipped; FRESH=1 runs it"
-    assert told[-1].startswith("0 parts passed, 2 skipped, in ")
+    assert printed[1] == f"second: unchanged since it passed at {when}: skipped; FRESH=1 runs it"
+    assert printed[-1].startswith("0 parts passed, 2 skipped, in ")
 
 
 def test_fresh_runs_everything_and_what_comes_after_is_skipped_again(tree, parts, monkeypatch):
@@ -142,8 +142,10 @@ def test_a_failure_passes_its_status_on_stops_and_leaves_no_stamp(tree, parts, c
         "failing", [python("print('a word')"), python("import sys; sys.exit(3)"), python(ran("no"))]
     )
     assert main([parts[0], failing, parts[1]], tree) == 3
-    told = capfd.readouterr().out
-    assert "a word\n" in told and re.search(r"^failing: failed with status 3 after \d+\.\d s$", told, re.M)
+    printed = capfd.readouterr().out
+    assert "a word\n" in printed and re.search(
+        r"^failing: failed with status 3 after \d+\.\d s$", printed, re.M
+    )
     assert (tree / "build" / "ran").read_text() == "first "
     assert sorted(path.name for path in (tree / "build" / "tests").iterdir()) == ["first.json"]
     assert main([parts[0], failing, parts[1]], tree) == 3  # again, although nothing changed
@@ -191,7 +193,7 @@ def test_a_damaged_stamp_proves_nothing(tree, parts, damaged):
     assert ran_in(tree, parts) == ["first"]
 
 
-def test_the_ten_slowest_are_told_in_their_order(tree, capfd):
+def test_the_ten_slowest_are_listed_in_their_order(tree, capfd):
     times = {f"file {number}": float(number) for number in range(8)}
     parts = [
         Part("files", [python("pass")], times=lambda root, since: times),
@@ -201,10 +203,10 @@ def test_the_ten_slowest_are_told_in_their_order(tree, capfd):
         Part("whole", [python("import time; time.sleep(0.05)")]),
     ]
     assert main(parts, tree) == 0
-    told = re.findall(r"^ *([\d.]+) s  (.+)$", capfd.readouterr().out, re.M)
+    printed = re.findall(r"^ *([\d.]+) s  (.+)$", capfd.readouterr().out, re.M)
     names = ["two", "file 7", "one", "file 6", "file 5", "file 4", "file 3", "file 2", "file 1", "whole"]
-    assert [name for _, name in told] == names
-    assert [seconds for seconds, _ in told[:3]] == ["60.2", "7.0", "6.5"]
+    assert [name for _, name in printed] == names
+    assert [seconds for seconds, _ in printed[:3]] == ["60.2", "7.0", "6.5"]
 
 
 def test_times_come_from_pytests_report_and_the_chapters_records_of_this_run(tree):

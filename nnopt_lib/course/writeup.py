@@ -58,6 +58,7 @@ def build_writeup(out: Path | None = None) -> Path:
         "chapters": chapters,
         "about": _about(chapters),
     }
+    # Apart, since Typst reads only below its root: nothing else of the machine can get into the paper.
     with tempfile.TemporaryDirectory() as folder:
         for name in figures:
             redraw(name, style="paper", width_inches=COLUMN_INCHES, formats=["pdf"], out=Path(folder))
@@ -90,7 +91,7 @@ def _compile(folder: Path, chapters: Iterable[Mapping[str, Any]]) -> bytes:
 def _used_in(text: str) -> tuple[dict[str, Any], list[str]]:
     """The records that the source names, all replays, and its figures; an unknown name is refused."""
     known = read_claims()
-    text = re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)  # what a comment names need not exist
     in_source = dict.fromkeys(re.findall(r'"(\d\d-[\w-]+/[^"]+)"', text))
     for name in in_source:
         if name not in known:

@@ -139,9 +139,9 @@ RECORD = {"chapter": "01-first", "kind": "claim", "holds": True, "sentence": "Mo
     ],
 )
 def test_numbers_have_two_digits_of_their_interval(mean, low, high, expected, less):
-    own = writeup.shown({**RECORD, "numbers": {"mean": mean, "low": low, "high": high}})
-    assert " ".join(own[key] for key in ("mean", "low", "high")) == expected
-    assert " ".join(own["less"][key] for key in ("mean", "low", "high")) == less
+    facts = writeup.shown({**RECORD, "numbers": {"mean": mean, "low": low, "high": high}})
+    assert " ".join(facts[key] for key in ("mean", "low", "high")) == expected
+    assert " ".join(facts["less"][key] for key in ("mean", "low", "high")) == less
 
 
 def test_verdicts_are_those_of_the_records():
@@ -155,9 +155,9 @@ def test_verdicts_are_those_of_the_records():
         "half_width": 0.1,
     }
     replay |= {"mark": "V", "source": "s", "mean": 1.0, "low": 0.9, "high": 1.1}
-    own = writeup.shown({**replay, "verdict": "replayed, differs, because it is so, because of this"})
-    assert (own["verdict"], own["because"]) == ("differs", "it is so, because of this")
-    assert own["published"] == "0.5688 ± 0.1"
+    facts = writeup.shown({**replay, "verdict": "replayed, differs, because it is so, because of this"})
+    assert (facts["verdict"], facts["because"]) == ("differs", "it is so, because of this")
+    assert facts["published"] == "0.5688 ± 0.1"
     assert writeup.shown({**replay, "verdict": "replayed, inside"})["verdict"] == "inside"
 
 
@@ -214,7 +214,7 @@ def test_a_source_that_is_wrong_is_one_sentence(project, text, sentence):
     assert not (project / "build" / "writeup").exists()
 
 
-def test_a_bad_out_is_one_sentence_and_leaves_what_is_there(project):
+def test_a_bad_out_is_one_sentence_and_changes_nothing(project):
     with pytest.raises(NnoptError) as error:
         writeup.build_writeup(project)
     assert str(error.value) == (
@@ -226,7 +226,7 @@ def test_a_bad_out_is_one_sentence_and_leaves_what_is_there(project):
     assert (project / "file").read_text() == "mine"
 
 
-def test_a_project_without_the_source_is_told(project):
+def test_a_project_without_the_source_is_one_sentence(project):
     (project / writeup.SOURCE).unlink()
     with pytest.raises(NnoptError) as error:
         writeup.build_writeup()

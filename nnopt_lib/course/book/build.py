@@ -95,6 +95,7 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     address = repository(root)
     for stem, notebook in notebooks.items():
         _copy_with_links(notebook, stem, address, source / "chapters")
+    # Parts and chapters that do not exist yet stand in book/_toc.yml as a plan, which Sphinx would refuse.
     titles = {stem: _title(Path(notebook)) for stem, notebook in notebooks.items()}
     contents = _table_of_contents(yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8")), titles)
     toc = yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)

@@ -55,6 +55,7 @@ def link_terms(text: str, terms: list[str], used: set[str]) -> str:
     glossary writes it small. Example: ``link_terms("Pruning.", ["pruning"], set())``.
     """
     skipped = re.compile(NOT_PROSE.strip(), re.VERBOSE | re.DOTALL | re.MULTILINE)
+    # Longest first, since of alternatives that match a regular expression takes the first, not the longest.
     groups = {f"t{number}": term for number, term in enumerate(sorted(terms, key=len, reverse=True))}
     words = re.compile("|".join(f"(?P<{key}>{_pattern(term)})" for key, term in groups.items()))
 

@@ -43,6 +43,7 @@ def fill(
             refuse(f"book/{page.name} has a mark that nothing answers to", what, nearest(what, makers))
         return makers[what]()
 
+    # Links last, since the sentences of claims and the tables hold links to chapters as well.
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"<!-- nnopt:([\w-]+)(?: ([^>]+?))? -->", replaced, text)
     return _chapter_links(text, titles)

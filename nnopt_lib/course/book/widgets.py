@@ -25,13 +25,13 @@ def masks_widget() -> str:
     """A slider over sparsity: the masks of one layer, accuracy with its interval, weights kept."""
     (record,) = _records("09-masks")
     layer = record["rows"]
-    stops = []
+    stops = []  # one for each position of the slider: its mask, its weights, its accuracies
     for sparsity in sorted({row["sparsity"] for row in layer}):
         rows = [row for row in layer if row["sparsity"] == sparsity]
         cells, kept = [row["cells"] for row in rows], rows[0]["kept"]
         stop = {"sparsity": sparsity, "cells": cells, "kept": kept, "bytes": BYTES * kept}
         stops.append(stop | _accuracies(sparsity))
-    whole = stops[0]["kept"]
+    whole = stops[0]["kept"]  # the first has sparsity 0, so it keeps every weight, and one accuracy only
     head = ["Sparsity", "Weights kept", "Bytes of their values", *stops[1]["accuracy"]]
     body = [
         [f"{stop['sparsity']:g}", f"{stop['kept']:,}", f"{stop['bytes']:,}"]

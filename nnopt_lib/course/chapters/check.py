@@ -24,6 +24,7 @@ SECTIONS = ("learn", "idea", "hand", "experiment", "fails", "claims", "exercises
 PARAMETERS = {"profile": "published", "recompute": False, "device": "auto"}
 MEDIAN_LINES, LONGEST_LINES = 5, 30
 CELL_TIMEOUT_SECONDS = 600
+FAILURES = ("failure", "error", "skipped")  # tags of a report's tests that did not pass
 
 
 def check_chapter(chapter: Chapter, run: bool = True) -> list[str]:
@@ -139,39 +140,37 @@ def nbval_problems(notebook: Path) -> Iterator[str]:
     An expected failure (nbval's mark on all cells after a timeout) and a skipped cell count as problems too.
     """
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        empty = Path(folder) / "pytest.ini"  # the project's own settings are for its unit tests
-        empty.write_text("[pytest]\n")
-        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-c", str(empty)]
-        command += [
-            f"--nbval-cell-timeout={CELL_TIMEOUT_SECONDS}",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-        ]
-        command += ["--color=no", f"--junitxml={report}", str(notebook)]
-        # What a notebook draws and claims while it is checked replaces nothing of one's own runs.
-        apart = {**PUBLISHED_ROWS_ONLY, "NNOPT_BUILD": str(Path(folder) / "build")}
-        environment = {**os.environ, **kernel_environment(), **apart}
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
-        cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
-    bad = [
-        case for case in cases if any(case.find(tag) is not None for tag in ("failure", "error", "skipped"))
-    ]
-    for case in bad:
+        done, cases = _run_nbval(notebook, Path(folder))
+    failures = [case for case in cases if any(case.find(tag) is not None for tag in FAILURES)]
+    for case in failures:
         yield _nbval_sentence(case)
-    if not bad and (done.returncode != 0 or not cases):
+    # pytest itself failed, before any cell: all there is to quote is its last line.
+    if not failures and (done.returncode != 0 or not cases):
         yield f"nbval could not run: {(done.stderr or done.stdout).strip().splitlines()[-1:]}"
+
+
+def _run_nbval(
+    notebook: Path, folder: Path
+) -> tuple[subprocess.CompletedProcess[str], list[ElementTree.Element]]:
+    """Run pytest with nbval in `folder`; returns the process that ended, and the tests of its report."""
+    report, settings = folder / "report.xml", folder / "pytest.ini"
+    settings.write_text("[pytest]\n")  # the project's own settings are for its unit tests
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-c", str(settings)]
+    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_SECONDS}", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += ["--color=no", f"--junitxml={report}", str(notebook)]
+    # What a notebook draws and claims while it is checked replaces nothing of one's own runs.
+    apart = {**PUBLISHED_ROWS_ONLY, "NNOPT_BUILD": str(folder / "build")}
+    environment = {**os.environ, **kernel_environment(), **apart}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
+    return done, cases
 
 
 def _nbval_sentence(case: ElementTree.Element) -> str:
     """One line from nbval's report; it counts code cells from 0, we count from 1."""
     number = re.search(r"\d+$", case.get("name", ""))
     cell = f"code cell {int(number[0]) + 1}" if number else "the notebook"
-    result = next(child for child in case if child.tag in ("failure", "error", "skipped"))
+    result = next(child for child in case if child.tag in FAILURES)
     text = re.sub(r"\x1b\[[0-9;]*m|#x1B\[[0-9;]*m", "", result.text or result.get("message") or "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     compared = [line.strip() for line in text.partition("test_output failed:")[2].splitlines()]

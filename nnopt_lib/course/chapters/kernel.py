@@ -64,6 +64,7 @@ def execute(
 
     for logger in ("papermill", "traitlets"):  # a dead kernel is told by our own sentence
         logging.getLogger(logger).setLevel(logging.CRITICAL)
+    # Beside the output, not over it: papermill writes after every cell, and may be killed at any.
     unfinished = output.with_suffix(".unfinished.ipynb")
     bar = sys.stderr.isatty() and os.environ.get("NNOPT_PROGRESS") != "0"
     try:
@@ -80,7 +81,7 @@ def execute(
                 iopub_timeout=60,
             )
     except PapermillExecutionError as error:
-        what = (f"{error.ename}: {error.evalue}".splitlines() or [error.ename])[0]
+        what = (f"{error.ename}: {error.evalue}".splitlines() or [error.ename])[0]  # one line is all we print
         _fail(name, f"failed in code cell {error.exec_count}: {what}", unfinished)
     except DeadKernelError:
         cell = _last_started(unfinished)

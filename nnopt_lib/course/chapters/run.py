@@ -73,10 +73,11 @@ def _execute_and_note(prepared: Prepared, profile: str, published_rows: bool) ->
     environment = {"NNOPT_USED": str(used_file), **(PUBLISHED_ROWS_ONLY if published_rows else {})}
     started = time.perf_counter()
     content = _execute(prepared, chapter.executed(profile), environment)
+    seconds = time.perf_counter() - started
     note = {
         "key": prepared.key,
         "output_sha256": hashlib.sha256(content.encode()).hexdigest(),
-        "duration_seconds": round(time.perf_counter() - started, 1),
+        "duration_seconds": round(seconds, 1),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "used": _used(used_file),
         "published_rows": published_rows,
@@ -127,11 +128,7 @@ def run_chapters(
         prepared = prepare(chapter, profile, given)
         if save:
             _check_can_be_saved(prepared, given)
-        outcomes[chapter.name] = ""
-        if published_rows and committed_is_fresh(chapter):
-            outcomes[chapter.name] = "stored"
-        elif not save and _is_fresh(prepared, profile, published_rows):
-            outcomes[chapter.name] = "fresh"
+        outcomes[chapter.name] = "" if save else _skipped(prepared, profile, published_rows)
     # Each prepares its chapter again when its turn comes, under its lock: hours may have passed, and what was
     # edited or published meanwhile shall be executed, not what stood in the source at the start.
     stale = [chapter for chapter in chapters if not outcomes[chapter.name]]
@@ -143,6 +140,13 @@ def run_chapters(
     if failures:
         raise NnoptError("\n".join(failures))
     return outcomes
+
+
+def _skipped(prepared: Prepared, profile: str, published_rows: bool) -> str:
+    """Why a chapter need not be executed, ``stored`` or ``fresh``; empty where it must be."""
+    if published_rows and committed_is_fresh(prepared.chapter):
+        return "stored"
+    return "fresh" if _is_fresh(prepared, profile, published_rows) else ""
 
 
 def _check_can_be_saved(prepared: Prepared, given: Mapping[str, str]) -> None:

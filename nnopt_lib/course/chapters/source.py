@@ -75,6 +75,7 @@ def read_source(chapter: Chapter) -> Any:
     except Exception as error:  # its parsers and validators share no base class
         refuse(f"{chapter.source} must be a MyST notebook", repr((str(error).splitlines() or [""])[0]))
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    # Jupytext draws ids at random: with these an unchanged source gives an unchanged committed notebook.
     seen: set[str] = set()
     for cell in notebook.cells:
         text, copies = cell.source, 0
@@ -113,6 +114,7 @@ def convert_parameters(
             value: Any = text if isinstance(default, str) else ast.literal_eval(_as_literal(text))
         except (SyntaxError, ValueError):
             value = text
+        # `type`, not isinstance, here and below: True is an int to Python, but no number that anybody means.
         if isinstance(default, float) and type(value) is int:
             value = float(value)
         if default is not None and type(value) is not type(default):

@@ -176,6 +176,7 @@ def _distance(published: Any, computed: Any) -> float:
         return 0.0
     if not isinstance(published, (int, float)) or not isinstance(computed, (int, float)):
         return math.inf
+    # Relative for large numbers, absolute for those near 0, where two roundings may differ by any factor.
     apart = abs(published - computed) / max(1, abs(published), abs(computed))
     return apart if math.isfinite(apart) else math.inf
 

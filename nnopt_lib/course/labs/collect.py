@@ -84,6 +84,7 @@ def _by_student(lab: str, paths: list[PurePosixPath], notes: list[str]) -> dict[
             continue
         if student != unicodedata.normalize("NFC", raw):
             notes.append(f"{path}: the student {raw!r} is called {student!r} here")
+        # Without case, since macOS and Windows would put Ada and ada into one folder.
         shown.setdefault(student.casefold(), student)
         by_student.setdefault(student.casefold(), []).append(path)
     for key, notebooks in by_student.items():

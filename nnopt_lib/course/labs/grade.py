@@ -107,7 +107,7 @@ def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequen
     from tqdm import tqdm
 
     check_python()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, (os.cpu_count() or 1) // jobs)  # those graded at once share the cores
     failures: dict[str, str] = {}
     alive: set[Any] = set()
     quiet = os.environ.get("NNOPT_PROGRESS") == "0"
@@ -154,6 +154,7 @@ def _in_new_process(
     course: Course, lab: str, student: str, limits: Limits, threads: int, alive: set[Any]
 ) -> dict[str, Any]:
     """What the process that grades one submission answers, or that it came to an end without."""
+    # A forkserver loads nbgrader once for all submissions, and unlike fork copies no thread's locks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)
@@ -221,7 +222,6 @@ def _limit_memory() -> None:
 
 def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: int) -> dict[str, Any]:
     import nbformat
-    from nbgrader.converters import Autograde
     from nbgrader.utils import temp_attrs
 
     from nnopt_lib.course.labs.execute import gradebook_held
@@ -230,8 +230,26 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
     if problem:
         return _ended(problem, zero=True)
     settings = {**dataclasses.asdict(limits), "threads": threads}
+    held = lock(course.gradebook)
+    with held, gradebook_held(held.lock):
+        api = course.api({"GuardedExecute": settings})
+        converter = _remembering_autograde()(coursedir=api.coursedir, parent=api)
+        converter.force = True  # else nbgrader would skip what has a grade and is not newer
+        # Escaped, since nbgrader takes the name for a pattern of names of files: a folder may be called [x].
+        with temp_attrs(api.coursedir, assignment_id=lab, student_id=glob.escape(student)):
+            try:
+                converter.start()
+            except Exception as error:
+                raise (converter.error or error) from None
+    ending = nbformat.read(course.notebook("autograded", lab, student), as_version=4).metadata["nnopt"]
+    return {**_ended(""), **ending, "typed": typed_literals(content)}
 
-    class Remembering(Autograde):  # nbgrader logs what went wrong, and raises something else
+
+def _remembering_autograde() -> Any:
+    """nbgrader's Autograde with its first error kept, since it logs that one and raises something else."""
+    from nbgrader.converters import Autograde
+
+    class Remembering(Autograde):
         error: Exception | None = None
 
         def init_assignment(self, *names: str) -> None:
@@ -250,18 +268,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
                 self.error = error
                 raise
 
-    held = lock(course.gradebook)
-    with held, gradebook_held(held.lock):
-        api = course.api({"GuardedExecute": settings})
-        converter = Remembering(coursedir=api.coursedir, parent=api)
-        converter.force = True
-        with temp_attrs(api.coursedir, assignment_id=lab, student_id=glob.escape(student)):
-            try:
-                converter.start()
-            except Exception as error:
-                raise (converter.error or error) from None
-    ending = nbformat.read(course.notebook("autograded", lab, student), as_version=4).metadata["nnopt"]
-    return {**_ended(""), **ending, "typed": typed_literals(content)}
+    return Remembering
 
 
 def _trouble_of(error: BaseException | None) -> str:

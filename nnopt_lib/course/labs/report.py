@@ -59,6 +59,7 @@ def _row(
     student: str, record: Mapping[str, Any] | None, points: Mapping[str, float], most: Mapping[str, float]
 ) -> dict[str, Any]:
     """One student's line: points by exercise, their sum, and what there is to say."""
+    # Empty is not 0: whoever is not graded yet has no points, in the table and in the CSV file.
     graded = {name: points.get(name, 0.0) if record else "" for name in most}
     total = sum(points.get(name, 0.0) for name in most) if record else ""
     note = "not graded yet" if record is None else record["failure"]

@@ -138,6 +138,7 @@ def _release(lab: Chapter, source: Any, pictures: Sequence[str], course: Course)
 
 def _student_copy(lab: Chapter, source: Any, pictures: Sequence[str]) -> str:
     """The text of the student copy, made by nbgrader in a course of its own."""
+    # The same way as `release` makes it for a class, so that the committed copy is what students get.
     with tempfile.TemporaryDirectory() as folder:
         made = _release(lab, source, pictures, make_course(Path(folder).resolve()))
         return made.read_text(encoding="utf-8")

@@ -37,6 +37,7 @@ def seed_of(student: str) -> int:
             'As your teacher\'s list has it: student = "ada".',
         )
     name = unicodedata.normalize("NFC", student.strip())
+    # Not Python's `hash`, which is another number in every process.
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
 
 
@@ -78,14 +79,28 @@ def compare(received: Any, expected: Any, *, title: str = "") -> Figure:
     if given is not None and given.shape != wanted.shape:
         problem = f"The shape differs: received {given.shape}, expected {wanted.shape}."
     differs = np.zeros(wanted.shape, bool) if given is None or problem else ~_same(given, wanted)
-    figure = Comparison(figsize=_size(wanted), layout="constrained")
-    figure.sentence = problem or _in_words(given, wanted, differs)
-    width = int(figure.get_figwidth() * 13)  # letters of this size that fit
-    lines = [line for text in (title, figure.sentence) for line in textwrap.wrap(text, width)]
-    figure.suptitle("\n".join(lines), fontsize=10, color=INK)
-    left, right = figure.subplots(1, 2) if wanted.ndim == 2 else figure.subplots(2, 1)
+    sentence = problem or _in_words(given, wanted, differs)
+    # The largest finite value gets the darkest cell, an infinite one none; all zeros are drawn against 1.
     scale = float(np.nanmax(np.abs(np.where(np.isfinite(wanted), wanted, 0.0)), initial=0)) or 1.0
     marks = differs if given is not None and given.shape == wanted.shape else None
+    return _figure(title, sentence, given, wanted, scale, marks)
+
+
+def _figure(
+    title: str,
+    sentence: str,
+    given: np.ndarray | None,
+    wanted: np.ndarray,
+    scale: float,
+    marks: np.ndarray | None,
+) -> Comparison:
+    """The picture of a comparison, with its sentence above it and as alternative text."""
+    figure = Comparison(figsize=_size(wanted), layout="constrained")
+    figure.sentence = sentence
+    width = int(figure.get_figwidth() * 13)  # letters of this size that fit
+    lines = [line for text in (title, sentence) for line in textwrap.wrap(text, width)]
+    figure.suptitle("\n".join(lines), fontsize=10, color=INK)
+    left, right = figure.subplots(1, 2) if wanted.ndim == 2 else figure.subplots(2, 1)
     _draw(left, "received", given, scale, marks)
     _draw(right, "expected", wanted, scale, None)
     return figure

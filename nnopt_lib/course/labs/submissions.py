@@ -84,9 +84,10 @@ def read_submission(path: Path) -> tuple[bytes, str]:
         if not stat.S_ISREG(path.lstat().st_mode):
             return b"", "is not a notebook: it is no ordinary file"
         with open(path, "rb") as file:
-            content = file.read(LARGEST + 1)
+            content = file.read(LARGEST + 1)  # one more than is allowed tells, whatever the size of the rest
         if len(content) > LARGEST:
             return content, f"is larger than {LARGEST // MIB} MiB"
+        # Before nbformat, whose conversion and validation take long on what is looked for here.
         if problem := _too_much(json.loads(content)):
             return content, problem
         notebook = nbformat.reads(content.decode(), as_version=4)

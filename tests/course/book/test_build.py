@@ -291,15 +291,15 @@ class Assets(html.parser.HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.addresses: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         fetched = {"stylesheet", "icon", "preload", "modulepreload", "preconnect", "dns-prefetch", "prefetch"}
         if tag == "link" and fetched & set((values.get("rel") or "").split()):
-            self.found.append(values.get("href") or "")
+            self.addresses.append(values.get("href") or "")
         if tag in ("script", "img", "iframe", "source", "video", "audio", "embed", "object"):
-            self.found += [address for key in ("src", "data") if (address := values.get(key))]
+            self.addresses += [address for key in ("src", "data") if (address := values.get(key))]
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def test_no_page_asks_for_anything_outside_the_book(home: Path, built: dict[str,
     for page in pages:
         assets = Assets()
         assets.feed(page.read_text(encoding="utf-8"))
-        for address in assets.found:
+        for address in assets.addresses:
             if address.startswith("data:"):
                 continue
             assert not re.match(r"(\w+:)?//", address), f"{page.name} asks for {address}"

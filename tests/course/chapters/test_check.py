@@ -79,7 +79,7 @@ def test_a_chapter_by_the_template_passes(twin):
         ("import dataclasses, sys", "import dataclasses, sys\na = 1\nb = 2\nc = 3\nd = 4\ne = 5", ""),
     ],
 )  # fmt: skip
-def test_what_breaks_the_template_is_named(project, twin, old, new, problem):
+def test_what_breaks_the_template_is_a_problem(project, twin, old, new, problem):
     edit(project / "chapters" / "01-first.md", old, new)
     assert twin() == ([problem] if problem else [])
 
@@ -136,13 +136,13 @@ def test_outputs_that_nbval_would_pass_are_noticed(twin):
     def silent(notebook):
         code(notebook)[2].outputs = [display("<Figure size 640x480>")]
 
-    def told(notebook):
+    def described(notebook):
         code(notebook)[2].outputs = [display("Accuracy rises with width.")]
 
     assert twin(stripped) == ["code cell 3 was not executed in order (it says None)"]
     assert twin(failed) == ["code cell 3 shows an error: ValueError"]
     assert twin(silent) == ["the figure of code cell 3 has no alternative text"]
-    assert twin(told) == []
+    assert twin(described) == []
 
 
 @pytest.mark.notebook

@@ -212,7 +212,9 @@ def test_the_book_takes_no_notebook_that_was_executed_on_local_rows(project, ker
     assert run_chapters([chapter], published_rows=True) == {"01-first": "stored"}
 
 
-def test_saving_with_recompute_replaces_published_rows_and_saves_its_own_parameters(project, kernel):
+def test_saving_with_recompute_replaces_published_rows_and_saves_the_parameters_of_the_source(
+    project, kernel
+):
     (chapter,) = find_chapters(["1"])
     save_chapter(chapter)
     edit(chapter.source, "s.seed * 2}", "s.seed * 3}")

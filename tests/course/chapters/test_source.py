@@ -17,7 +17,7 @@ from tests.tiny_course import edit
 pytestmark = pytest.mark.usefixtures("project")
 
 
-def test_chapters_are_found_by_number_word_or_name_in_their_order():
+def test_chapters_are_asked_for_by_number_word_or_name_and_come_in_their_order():
     first, second = find_chapters()
     assert (first.number, first.name, first.title) == ("01", "01-first", "Does it work?")
     for names in (["2"], ["02"], ["second"], ["02-second"], ["02", "2"]):

@@ -101,7 +101,7 @@ def test_equal_rows_are_counted_and_nothing_else_is_said(project, computing):
     assert not (project / "build" / "recomputed" / "01-first").exists()
 
 
-def test_what_differs_is_told_once_for_each_experiment_with_the_worst_run_and_both_machines(computing):
+def test_what_differs_is_one_line_for_each_experiment_with_the_worst_run_and_both_machines(computing):
     ids = published("01-rows", [[{"y": 0.5}], [{"y": 0.25}], [{"y": 0.75}]])
     published("01-same", [[{"z": 1}]])
     computing[0]["01-first"] = {
@@ -136,7 +136,7 @@ def test_the_distance_of_two_values(one, other, distance):
     assert max(pair[0] for pair in verification._pairs(one, other)) == pytest.approx(distance)
 
 
-def test_rows_that_do_not_match_are_a_difference_and_the_row_is_named_where_there_are_several(computing):
+def test_rows_that_do_not_match_are_a_difference_with_the_number_of_the_row_among_several(computing):
     ids = published("01-rows", [[{"y": 1}, {"y": 2}], [{"y": 1}, {"y": 2}], [{"y": 1}]])
     computing[0]["01-first"] = {"01-rows": [[{"y": 1}, {"y": 3}], [{"y": 1}, {"y": 2}], [{"y": 1}]]}
     (line,) = problems(verify())
@@ -157,7 +157,7 @@ def test_times_are_not_compared(computing):
     assert (report.runs, problems(report)) == (2, [])
 
 
-def test_a_chapter_that_shares_no_run_or_fails_is_told(computing):
+def test_a_chapter_that_shares_no_run_or_fails_is_a_problem(computing):
     computing[0]["01-first"] = {"01-rows": [[{"y": 1}]]}
     assert problems(verify()) == [
         "the quick profile of 01-first must share runs with its published rows; received none. "
@@ -169,7 +169,7 @@ def test_a_chapter_that_shares_no_run_or_fails_is_told(computing):
     assert summary(report) == ["01-first                 nothing compared"]
 
 
-def test_damaged_lines_are_named_by_file_and_number(project, computing):
+def test_damaged_lines_are_listed_by_file_and_number(project, computing):
     published("01-rows", [[{"y": 1}], [{"y": 2}]])
     computing[0]["01-first"] = {"01-rows": [[{"y": 1}], [{"y": 2}]]}
     file = paths.published_file("01-rows")

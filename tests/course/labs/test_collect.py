@@ -100,7 +100,7 @@ def test_two_notebooks_of_one_student_are_refused_before_anything_is_written(
     assert not (course.folder / "submitted").exists()
 
 
-def test_the_labs_own_notebook_wins_over_others_in_the_same_folder(course, tmp_path):
+def test_the_notebook_called_as_the_lab_wins_over_others_in_the_same_folder(course, tmp_path):
     folder = handed_in(tmp_path, "ada/depth.ipynb", "ada/scratch.ipynb", "bob/depth.ipynb")
     (folder / "ada" / "scratch.ipynb").write_text("other")
     assert set(collect(course, "depth", folder).students) == {"ada", "bob"}
@@ -136,7 +136,7 @@ def test_long_names_are_cut_and_stay_apart():
     assert clean_name("x" * 120) == "x" * 120
 
 
-def test_an_odd_name_is_told(course, tmp_path):
+def test_an_odd_name_is_noted(course, tmp_path):
     notes = collect(course, "depth", handed_in(tmp_path, "a*b.ipynb", "bob.ipynb")).notes
     assert notes == ["a*b.ipynb: the student 'a*b' is called 'a_b' here"]
 
@@ -172,7 +172,7 @@ def test_links_and_pipes_in_a_folder_are_left_out(course, tmp_path):
     ]
 
 
-def test_a_zip_bomb_is_cut_off_and_named(course, tmp_path):
+def test_a_zip_bomb_is_cut_off_and_noted(course, tmp_path):
     archive = zipped(tmp_path / "bomb.zip", {"eve.ipynb": b" " * (200 * 2**20), "ada.ipynb": NOTEBOOK})
     assert archive.stat().st_size < 2**20
     collected = collect(course, "depth", archive)
@@ -209,7 +209,7 @@ def test_a_damaged_entry_is_left_out_and_the_others_are_collected(course, tmp_pa
     ]
 
 
-def test_what_is_no_notebook_is_named(course, tmp_path):
+def test_what_is_no_notebook_is_noted(course, tmp_path):
     folder = handed_in(tmp_path, "ada.ipynb", "bob/report.pdf", "__MACOSX/._ada.ipynb", ".DS_Store")
     assert collect(course, "depth", folder).notes == [
         "bob/report.pdf is no notebook (.ipynb) and was left out"
@@ -232,7 +232,7 @@ def test_what_cannot_be_collected_is_one_sentence(course, tmp_path):
         assert str(refused.value) == sentence.format(path)
 
 
-def test_a_full_disk_is_one_sentence_and_what_was_there_stays(course, tmp_path):
+def test_a_full_disk_is_one_sentence_and_earlier_notebooks_stay(course, tmp_path):
     from tests.conftest import small_files
 
     folder = handed_in(tmp_path, "ada.ipynb")

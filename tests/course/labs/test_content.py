@@ -26,7 +26,7 @@ def marks(cell) -> dict:
     return cell.metadata.get("nbgrader", {})
 
 
-def test_there_is_a_lab_for_each_technique():
+def test_each_technique_has_a_lab():
     assert tuple(lab.name for lab in find_labs()) == LABS
 
 
@@ -70,15 +70,15 @@ def test_unfinished_cells_raise_and_nothing_is_given_away(name):
         if cell.cell_type == "code":
             assert len(cell.source.splitlines()) <= 30
             if marks(cell).get("solution"):
-                found = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Raise)]
-                assert len(found) == 1, name_of(cell)
-                assert "NotImplementedError" in ast.unparse(found[0])
+                raised = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Raise)]
+                assert len(raised) == 1, name_of(cell)
+                assert "NotImplementedError" in ast.unparse(raised[0])
 
 
 @pytest.mark.parametrize("name", LABS)
 def test_the_question_in_words_stays_in_the_student_copy_and_its_answer_does_not(name):
     (lab,) = find_labs([name])
     cells = nbformat.read(lab.notebook, as_version=4).cells
-    place = next(number for number, cell in enumerate(cells) if marks(cell).get("grade_id") == "words")
-    assert cells[place - 1].source.startswith("In your own words:")
-    assert cells[place].source == "YOUR ANSWER HERE"
+    position = next(number for number, cell in enumerate(cells) if marks(cell).get("grade_id") == "words")
+    assert cells[position - 1].source.startswith("In your own words:")
+    assert cells[position].source == "YOUR ANSWER HERE"

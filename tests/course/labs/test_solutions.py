@@ -10,7 +10,7 @@ from nnopt_lib.course.labs import grade as lab_grading
 from nnopt_lib.course.labs.sandbox.sandbox import Limits
 from tests import labs_class
 
-pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("own_temporary_folder")]
+pytestmark = [pytest.mark.notebook, pytest.mark.usefixtures("private_temporary_folder")]
 LABS = sorted(path.stem for path in (labs_class.SOURCE.parents[3] / "chapters" / "labs").glob("*.md"))
 
 

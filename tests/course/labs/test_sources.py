@@ -39,14 +39,14 @@ def test_the_student_copy_has_no_solution_no_hidden_test_and_the_expected_pictur
     notebook = nbformat.reads(text, as_version=4)
     stubs = [cell for cell in notebook.cells if 'raise NotImplementedError("your code here")' in cell.source]
     assert [cell.metadata.nbgrader.grade_id for cell in stubs] == ["student", "mask", "numbers"]
-    place = next(n for n, cell in enumerate(notebook.cells) if cell.get("attachments"))
-    shown = notebook.cells[place]
+    position = next(n for n, cell in enumerate(notebook.cells) if cell.get("attachments"))
+    shown = notebook.cells[position]
     assert shown.attachments == {"expected-1.png": {"image/png": PICTURE}}
     assert shown.source == (
         "This is what it should look like:\n\n"
         "![Two rows of four cells, False, True, True, False, equal in every cell.](attachment:expected-1.png)"
     )
-    assert notebook.cells[place + 1].source.startswith("labs.compare(")
+    assert notebook.cells[position + 1].source.startswith("labs.compare(")
     assert all(not cell.get("outputs") for cell in notebook.cells)
 
 

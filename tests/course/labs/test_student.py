@@ -37,7 +37,7 @@ def drawn(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-def test_a_difference_is_told_in_words_and_signed_in_its_cell():
+def test_a_difference_is_put_into_words_and_signed_in_its_cell():
     figure = labs.compare([[1, 2.5], [-3, 0]], [[1, 2.5], [3, 0]], title="Scores")
     assert repr(figure) == "1 of 4 cells differs, first at [1, 0]: received -3, expected 3."
     assert drawn(figure) == ["1", "2.5", "≠ -3", "0"]

@@ -32,12 +32,16 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("number", range(len(PROBLEMS)))
-def test_what_is_no_notebook_is_told_in_words(number, tmp_path):
+def test_what_is_no_notebook_is_put_into_words(number, tmp_path):
     content, problem = list(PROBLEMS.items())[number]
     path = tmp_path / "a.ipynb"
     path.write_text(content)
-    told = read_submission(path)[1]
-    assert told == problem if not problem.endswith(": ") else told.startswith(problem) and told != problem
+    problem = read_submission(path)[1]
+    assert (
+        problem == problem
+        if not problem.endswith(": ")
+        else problem.startswith(problem) and problem != problem
+    )
 
 
 def test_a_notebook_of_any_age_and_with_marks_of_others_has_no_problem(tmp_path):
@@ -60,19 +64,19 @@ def test_links_and_pipes_are_not_opened(tmp_path):
     assert read_submission(tmp_path / "nothing") == (b"", "could not be read: No such file or directory")
 
 
-def named(name: str, source: str) -> dict:
+def marked(name: str, source: str) -> dict:
     return {**CELL, "metadata": {"nbgrader": {"grade_id": name}}, "source": source}
 
 
 def test_only_literals_count_as_typed():
     typed = typed_literals(
         text(
-            named("student", "# me\nstudent = 'ada'"),
-            named("numbers", "other = 1\nnumbers = {'a': 1, 'b': (2.5, None)}"),
-            named("mask", "numbers = {'a': 2}"),
+            marked("student", "# me\nstudent = 'ada'"),
+            marked("numbers", "other = 1\nnumbers = {'a': 1, 'b': (2.5, None)}"),
+            marked("mask", "numbers = {'a': 2}"),
         ).encode()
     )
     assert typed == {"student": "ada", "numbers": {"a": 1, "b": [2.5, None]}}
     computed = "numbers = {'a': __import__('os').system('true')}"
-    assert typed_literals(text(named("numbers", computed), named("student", "1 +")).encode()) == {}
+    assert typed_literals(text(marked("numbers", computed), marked("student", "1 +")).encode()) == {}
     assert typed_literals(text({**CELL, "metadata": {"nbgrader": ["numbers"]}}).encode()) == {}

@@ -17,7 +17,7 @@ from nnopt_lib.course.labs.sandbox.sandbox import Limits, Sandbox
 from tests import labs_class
 from tests.labs_class import guarded_processes
 
-pytestmark = pytest.mark.usefixtures("own_temporary_folder")
+pytestmark = pytest.mark.usefixtures("private_temporary_folder")
 TEACHING = Path(__file__).parents[4] / "book" / "how-to-teach.md"
 needs_bwrap = pytest.mark.skipif(not sandbox.uses_bwrap(), reason="bubblewrap does not work here")
 
@@ -29,17 +29,17 @@ def run(code: str, limits: Limits | None = None) -> tuple[str, str, Sandbox]:
         options = {"env": box.environment, "cwd": box.folder, "text": True, "stdin": subprocess.DEVNULL}
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
         box.watch(running)
-        printed, told = running.communicate()
-    return printed, told, box
+        printed, errors = running.communicate()
+    return printed, errors, box
 
 
 @needs_bwrap
-def test_a_program_sees_python_the_library_and_its_own_folder_alone():
+def test_a_program_sees_python_the_library_and_its_folder_alone():
     code = "import os; print(sorted(os.listdir()), os.path.exists({!r}), os.getpid() < 10, dict(os.environ))"
-    printed, told, box = run(code.format(str(TEACHING)))
+    printed, errors, box = run(code.format(str(TEACHING)))
     assert printed.startswith("['matplotlib', 'tmp'] False True {") or printed.startswith(
         "['tmp'] False True {"
-    ), told
+    ), errors
     for name in ("HOME", "NNOPT_HOME"):
         assert f"'{name}': '{box.folder}'" in printed
     assert "'NNOPT_STUDENT': 'ada'" in printed
@@ -53,31 +53,31 @@ def eval_names(printed: str) -> list[str]:
 
 @needs_bwrap
 @pytest.mark.parametrize(
-    "place", ["/x", "/etc/x", "/usr/x", "/dev/x", str(Path(sandbox.__file__)), sys.executable]
+    "path", ["/x", "/etc/x", "/usr/x", "/dev/x", str(Path(sandbox.__file__)), sys.executable]
 )
-def test_a_program_writes_nowhere_else(place):
-    _, told, _ = run(f"open({place!r}, 'a')")
-    assert "Read-only file system" in told or "Permission denied" in told
+def test_a_program_writes_nowhere_else(path):
+    _, errors, _ = run(f"open({path!r}, 'a')")
+    assert "Read-only file system" in errors or "Permission denied" in errors
 
 
 @needs_bwrap
 def test_a_program_is_no_administrator_even_if_the_grader_is():
-    printed, told, _ = run("import os; print(os.getuid(), os.geteuid(), os.getgroups()); os.setuid(0)")
+    printed, errors, _ = run("import os; print(os.getuid(), os.geteuid(), os.getgroups()); os.setuid(0)")
     uid = os.getuid() or sandbox.UIDS + os.getpid()
     assert printed.split()[:2] == [str(uid), str(uid)]
-    assert "PermissionError" in told
+    assert "PermissionError" in errors
 
 
 def test_a_file_that_is_too_large_is_an_error_of_the_program():
-    printed, told, box = run("open('a', 'wb').write(bytes(3_000_000))", Limits(file_mib=2))
+    printed, errors, box = run("open('a', 'wb').write(bytes(3_000_000))", Limits(file_mib=2))
     assert (printed, box.reason) == ("", "")
-    assert "File too large" in told
+    assert "File too large" in errors
 
 
 @needs_bwrap
 def test_any_depth_of_folders_is_taken_down():
-    _, told, box = run("import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')")
-    assert told == ""
+    _, errors, box = run("import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')")
+    assert errors == ""
     assert not box.folder.exists()
 
 
@@ -98,11 +98,11 @@ def test_limits_are_checked(limits, sentence):
 
 def test_the_page_on_teaching_tells_the_limits():
     limits = Limits()
-    told = (
+    errors = (
         f"{limits.seconds:g} seconds, {limits.memory_gib:g} GiB of memory, {limits.processes} processes and threads, "
         f"and write files of {limits.file_mib} MiB"
     )
-    assert told in " ".join(TEACHING.read_text(encoding="utf-8").split())
+    assert errors in " ".join(TEACHING.read_text(encoding="utf-8").split())
 
 
 def test_a_python_that_does_not_start_is_one_sentence(monkeypatch):
@@ -167,7 +167,7 @@ def test_without_bubblewrap_it_is_said_what_is_not_cut(without_bwrap):
     assert sandbox.not_cut() == cuts
 
 
-def test_an_account_of_its_own_cannot_write_elsewhere_even_without_bubblewrap(without_bwrap, tmp_path):
+def test_another_account_cannot_write_elsewhere_even_without_bubblewrap(without_bwrap, tmp_path):
     if os.geteuid():
         pytest.skip("only root can change to another account")
     os.chmod(tmp_path, 0o755)

@@ -1,0 +1,81 @@
+"""Figures to play with: what they show is what is published, and complete without a script."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nnopt_lib as nnopt
+from nnopt_lib import NetSpec, Node, measure
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.book import widgets as play
+from nnopt_lib.experiments.records import read_published
+
+
+def test_the_front_is_what_no_smaller_network_beats() -> None:
+    searches = data_of(play.front_widget())["searches"]
+    assert {"03-search-random", "04-search-tpe", "04-search-random"} <= set(searches)
+    for name, points in searches.items():
+        assert len(points) == len(read_published(name))
+        for point in points:
+            beaten = any(
+                other["parameters"] <= point["parameters"] and other["accuracy"][0] > point["accuracy"][0]
+                for other in points
+            )
+            assert not (point["front"] and beaten), (name, point["structure"])
+        best = max(points, key=lambda point: point["accuracy"][0])
+        assert any(point["front"] and point["accuracy"][0] == best["accuracy"][0] for point in points)
+
+
+def test_a_structure_is_one_line() -> None:
+    assert play.structure(nnopt.mlp((32, 16), inputs=64, outputs=10)) == "dense 32, 16, 10"
+    joined = NetSpec(
+        (4,),
+        (
+            Node("a", "dense", "input", {"units": 4}),
+            Node("sum", "add", ("input", "a")),
+            Node("out", "dense", "sum", {"units": 2}),
+        ),
+    )
+    assert play.structure(joined) == "dense 4, 2; joined by 1 × add"
+
+
+def test_a_widget_needs_published_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
+    with pytest.raises(NnoptError) as error:
+        play.masks_widget()
+    sentence = "the page to play with needs the published rows of 09-masks; received none."
+    assert str(error.value) == f"{sentence} Run nnopt run 09 --save."
+
+
+def data_of(widget: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', widget, re.S)[1])
+
+
+def test_the_slider_shows_what_the_rows_say() -> None:
+    stops = data_of(play.masks_widget())["stops"]
+    assert [stop["sparsity"] for stop in stops] == [0.0, 0.5, 0.8, 0.9, 0.95, 0.98]
+    weights = sum(
+        np.prod(s) for n, s in nnopt.mnist1d_mlp().parameter_shapes().items() if n.endswith("kernel")
+    )
+    choices = read_published("09-choices").values()
+    for stop in stops:
+        assert stop["kept"] == weights - round(stop["sparsity"] * weights) == stop["bytes"] // 4
+        wanted = {"method": "global", "sparsity": stop["sparsity"], "when": "one-shot"}
+        wanted |= {"learning_rate": 0.03, "epochs": 42, "seeds": 10}
+        if stop["sparsity"]:
+            (record,) = [r for r in choices if r["settings"] == wanted]
+            tests = [row["test"] for row in record["rows"]]
+            assert stop["accuracy"]["Magnitude, retrained"] == pytest.approx(list(measure.interval(tests)))
+    cells = ["".join(stop["cells"]) for stop in stops]
+    assert set(map(len, cells)) == {1000} and set(cells[0]) == {"1"}
+    for one, other in zip(
+        cells, cells[1:], strict=False
+    ):  # at once: a higher sparsity keeps a part of the lower
+        assert all(a == "1" for a, b in zip(one, other, strict=True) if b == "1") and other.count(
+            "1"
+        ) < one.count("1")

@@ -1,0 +1,45 @@
+"""The command that bubblewrap gets: nothing to write to but the folder, and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nnopt_lib
+from nnopt_lib.course.labs.sandbox import bubblewrap
+
+
+def bound(words: list[str], option: str) -> list[tuple[str, str]]:
+    """What stands after each `option`: the path outside and the path inside."""
+    return [(words[n + 1], words[n + 2]) for n, word in enumerate(words) if word == option]
+
+
+def test_only_the_folder_can_be_written_to(tmp_path):
+    words = bubblewrap.bwrap(tmp_path)
+    assert bound(words, "--bind") == [(str(tmp_path), "/tmp"), (str(tmp_path), str(tmp_path))]
+    (tmp_path / "tmp").mkdir()
+    assert bound(bubblewrap.bwrap(tmp_path), "--bind")[0] == (str(tmp_path / "tmp"), "/tmp")
+
+
+def test_the_root_is_made_read_only_after_all_that_is_made_in_it(tmp_path):
+    words = bubblewrap.bwrap(tmp_path)
+    last = max(n for n, word in enumerate(words) if word in ("--bind", "--ro-bind-try", "--dir", "--symlink"))
+    assert words.index("--remount-ro") > last
+
+
+def test_networks_and_processes_are_the_programs_alone(tmp_path):
+    assert {"--unshare-net", "--unshare-pid", "--die-with-parent"} <= set(bubblewrap.bwrap(tmp_path))
+
+
+def test_python_and_the_library_are_seen_and_the_home_is_not():
+    visible = bubblewrap._visible()
+    assert bubblewrap.library() == Path(nnopt_lib.__file__).resolve().parent
+    assert str(bubblewrap.library()) in visible
+    assert str(Path.home()) not in visible and "/" not in visible and "/etc" not in visible
+
+
+def test_rights_to_become_another_account_are_kept_for_root_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(bubblewrap, "is_root", lambda: True)
+    assert "CAP_SETUID" in bubblewrap.bwrap(tmp_path)
+    monkeypatch.setattr(bubblewrap, "is_root", lambda: False)
+    words = bubblewrap.bwrap(tmp_path)
+    assert "CAP_SETUID" not in words and "--unshare-user" in words
