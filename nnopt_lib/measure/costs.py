@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nnopt_lib.structure.spec import NetSpec, Node
+from nnopt_lib.structure.spec import NetSpec, Node, split_name
 
 FLOAT32_BYTES = 4
 
@@ -35,15 +35,15 @@ def count_by_node(spec: NetSpec) -> dict[str, Cost]:
     """The `Cost` of every node, by name, in order."""
     sizes: dict[str, dict[str, int]] = {node.name: {} for node in spec.nodes}
     for name, shape in spec.parameter_shapes().items():
-        owner, _, part = name.rpartition("/")
-        sizes[owner][part] = math.prod(shape)
+        layer, part = split_name(name)
+        sizes[layer][part] = math.prod(shape)
     costs = {}
     for node in spec.nodes:
-        own, out = sizes[node.name], spec.shapes[node.name]
-        weights = own.get("kernel", 0)
+        parts, out = sizes[node.name], spec.shapes[node.name]
+        weights = parts.get("kernel", 0)
         costs[node.name] = Cost(
             weights=weights,
-            parameters=sum(own.values()),
+            parameters=sum(parts.values()),
             # every weight is used once for each position of the output
             macs=_attention_macs(spec, node) if node.op == "attention" else weights * math.prod(out[1:]),
             activation_bytes=0 if node.op == "flatten" else FLOAT32_BYTES * math.prod(out),

@@ -11,7 +11,7 @@ import numpy as np
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.frameworks import backend_of, description_backend_of, mask_backend_of
 from nnopt_lib.structure.coupling import Coupling, couple
-from nnopt_lib.structure.spec import NetSpec
+from nnopt_lib.structure.spec import NetSpec, split_name
 
 
 def describe(model: Any, example_input: Any = None) -> NetSpec:
@@ -47,7 +47,7 @@ def read(
     """
     spec = getattr(model, "spec", None)
     if isinstance(spec, NetSpec):  # `build` made it, or `remove_nodes` from such a one
-        layers = {name.split("/")[0] for name in spec.parameter_shapes()}
+        layers = {split_name(name)[0] for name in spec.parameter_shapes()}
         return spec, {layer: layer for layer in layers}, {}
     return description_backend_of(model).read(model, example_input)
 
@@ -76,36 +76,36 @@ class Described:
 
     def weights(self, model: Any) -> dict[str, np.ndarray]:
         """The model's weights, not to be changed, under the names, shapes and orders of the description."""
-        return self.translated(self.own_weights(model, self.spec.parameter_shapes(trainable=False)))
+        return self.translated(self.model_weights(model, self.spec.parameter_shapes(trainable=False)))
 
-    def translated(self, own: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Weights under the model's own names, as a `snapshot` has them, as the description has them."""
-        found = {}
+    def translated(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Weights under the model's names, as `get_weights` gives them, as the description has them."""
+        translated = {}
         for name, shape in self.spec.parameter_shapes(trainable=False).items():
-            layer, part = name.split("/")
-            value = own[self.own_name(name)].reshape(shape)
+            layer, part = split_name(name)
+            value = weights[self.model_name(name)].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
-            found[name] = value if order is None else value[:, order]
-        return found
+            translated[name] = value if order is None else value[:, order]
+        return translated
 
     def set_weights(self, model: Any, weights: Mapping[str, np.ndarray]) -> None:
         """Write weights under the names, shapes and orders of the description into the model."""
-        own = backend_of(model).get_weights(model)
+        model_weights = backend_of(model).get_weights(model)
         for name, value in weights.items():
-            layer, part = name.split("/")
-            old = own[self.own_name(name)]
+            layer, part = split_name(name)
+            old = model_weights[self.model_name(name)]
             order = self.orders.get(layer) if part == "kernel" else None
             old[...] = (value if order is None else value[:, np.argsort(order)]).reshape(old.shape)
-        backend_of(model).set_weights(model, own)
+        backend_of(model).set_weights(model, model_weights)
 
-    def own_name(self, name: str) -> str:
-        """The model's own name of a parameter."""
-        layer, part = name.split("/")
+    def model_name(self, name: str) -> str:
+        """The model's name of a parameter of the description."""
+        layer, part = split_name(name)
         return f"{self.paths[layer]}/{part}"
 
-    def own_weights(self, model: Any, names: Iterable[str]) -> Mapping[str, np.ndarray]:
-        """The model's weights that have these names in the description, under its own names."""
-        return mask_backend_of(model).weights(model, [self.own_name(name) for name in names])
+    def model_weights(self, model: Any, names: Iterable[str]) -> Mapping[str, np.ndarray]:
+        """The model's weights that have these names in the description, under the model's names."""
+        return mask_backend_of(model).weights(model, [self.model_name(name) for name in names])
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""

@@ -16,7 +16,7 @@ from nnopt_lib.frameworks import FRAMEWORKS, backend
 from nnopt_lib.models.describe import Described
 from nnopt_lib.pruning.removal import cut_model, note_recipe, orders_after, recipe_of
 from nnopt_lib.structure.coupling import couple
-from nnopt_lib.structure.spec import NetSpec
+from nnopt_lib.structure.spec import NetSpec, split_name
 from nnopt_lib.structure.weights import check_match
 
 _FORMAT = "nnopt-small-1"
@@ -70,61 +70,62 @@ def load_small(
         >>> small = remove_nodes(model, prune(model, sparsity=0.5, granularity="node"))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_small(small, f"{folder}/small.safetensors")
-        ...     own = load_small(f"{folder}/small.safetensors", model=build(spec))
-        >>> tuple(own.dense_2.weight.shape)
+        ...     loaded = load_small(f"{folder}/small.safetensors", model=build(spec))
+        >>> tuple(loaded.dense_2.weight.shape)
         (2, 4)
     """
     recipe, weights = _read(Path(path))
     after = NetSpec.from_json(recipe["after"])
     if model is None:
         result = backend(check_choice("framework", framework or "torch", FRAMEWORKS)).build(after, weights)
-        paths = {name.split("/")[0]: name.split("/")[0] for name in weights}
+        paths = {layer: layer for layer, _ in map(split_name, weights)}
         note_recipe(result, recipe["before"], after, recipe["kept"], paths, {})
         return result
     if framework is not None:
         refuse("framework says what to build, and a model was given", repr(framework), "Leave it out.")
     described = Described.of(model, example_input)
     before = NetSpec.from_json(recipe["before"])
-    own_name = _names(before, described.spec, path)
+    name_of = _names(before, described.spec, path)
+    indices = {name_of[layer]: channels for layer, channels in recipe["kept"].items()}
     masks = {}
-    for layer, indices in recipe["kept"].items():
-        masks[own_name[layer]] = np.zeros(len(described.coupling.nodes[own_name[layer]]), bool)
-        masks[own_name[layer]][indices] = True
+    for layer, channels in indices.items():
+        masks[layer] = np.zeros(len(described.coupling.nodes[layer]), bool)
+        masks[layer][channels] = True
     kept = described.coupling.kept(masks)
-    after = _renamed(after, own_name)
-    weights = {f"{own_name[name.split('/')[0]]}/{name.split('/')[1]}": v for name, v in weights.items()}
+    after, parts = _renamed(after, name_of), {name: split_name(name) for name in weights}
+    weights = {f"{name_of[layer]}/{part}": weights[name] for name, (layer, part) in parts.items()}
     result = cut_model(model, described, kept, after, weights, example_input)
-    indices = {own_name[layer]: places for layer, places in recipe["kept"].items()}
     orders = orders_after(described, kept)
     note_recipe(result, described.spec.to_json(), after, indices, described.paths, orders)
     return result
 
 
-def _names(theirs: NetSpec, ours: NetSpec, path: str | Path) -> dict[str, str]:
-    """Our names of their nodes, by place (Keras numbers its layers on); refused where the networks differ."""
-    own_name = {other.name: own.name for other, own in zip(theirs.nodes, ours.nodes, strict=False)}
-    if len(theirs.nodes) != len(ours.nodes) or _renamed(theirs, own_name) != ours:
-        difference = _first_difference(ours, theirs, own_name)
+def _names(saved: NetSpec, current: NetSpec, path: str | Path) -> dict[str, str]:
+    """The current name of each saved node, in order: Keras numbers its layers on. Others are refused."""
+    pairs = zip(saved.nodes, current.nodes, strict=False)
+    name_of = {saved_node.name: node.name for saved_node, node in pairs}
+    if len(saved.nodes) != len(current.nodes) or _renamed(saved, name_of) != current:
+        difference = _first_difference(current, saved, name_of)
         refuse(f"{path} must hold a recipe for this network", f"one for another ({difference})")
-    return own_name
+    return name_of
 
 
 def _renamed(spec: NetSpec, names: Mapping[str, str]) -> NetSpec:
     nodes = [
-        replace(node, name=names[node.name], inputs=tuple(names.get(own, own) for own in node.inputs))
+        replace(node, name=names[node.name], inputs=tuple(names.get(name, name) for name in node.inputs))
         for node in spec.nodes
     ]
     return NetSpec(spec.input_shape, tuple(nodes))
 
 
-def _first_difference(ours: NetSpec, theirs: NetSpec, own_name: Mapping[str, str]) -> str:
-    if ours.input_shape != theirs.input_shape:
-        return f"it reads {theirs.input_shape}, this one {ours.input_shape}"
-    for own, other in zip(ours.nodes, theirs.nodes, strict=False):
-        inputs = tuple(own_name.get(name, name) for name in other.inputs)
-        if (own.op, own.inputs, own.options) != (other.op, inputs, other.options):
-            return f"{other.op} {dict(other.options)} for {own.op} {own.name!r} {dict(own.options)}"
-    return f"it has {len(theirs.nodes)} nodes, this one {len(ours.nodes)}"
+def _first_difference(current: NetSpec, saved: NetSpec, name_of: Mapping[str, str]) -> str:
+    if current.input_shape != saved.input_shape:
+        return f"it reads {saved.input_shape}, this one {current.input_shape}"
+    for node, old in zip(current.nodes, saved.nodes, strict=False):
+        inputs = tuple(name_of.get(name, name) for name in old.inputs)
+        if (node.op, node.inputs, node.options) != (old.op, inputs, old.options):
+            return f"{old.op} {dict(old.options)} for {node.op} {node.name!r} {dict(node.options)}"
+    return f"it has {len(saved.nodes)} nodes, this one {len(current.nodes)}"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

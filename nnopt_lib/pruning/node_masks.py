@@ -13,6 +13,7 @@ from nnopt_lib.models.describe import Described
 from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.pruning.masks import Masks
 from nnopt_lib.structure.coupling import FIXED, Coupling
+from nnopt_lib.structure.spec import split_name
 
 
 class NodeMasks(Masks):
@@ -82,10 +83,11 @@ def _masks_of(described: Described, model: Any, kept: np.ndarray) -> NodeMasks:
     coupling = described.coupling
     layers = {described.paths[name]: coupling.channels(name, kept) for name in coupling.layers}
     masks, weights = weight_masks(coupling, kept), {}
-    own = described.own_weights(model, masks)
+    model_weights = described.model_weights(model, masks)
     for name, mask in masks.items():
-        own_name = described.own_name(name)
-        weights[own_name] = mask.reshape(own[own_name].shape)  # a 1x1 convolution may stand as dense
+        model_name = described.model_name(name)
+        # A 1x1 convolution on a pooled value stands in the description as a dense layer.
+        weights[model_name] = mask.reshape(model_weights[model_name].shape)
     return NodeMasks.of_nodes(layers, kept, Masks(weights))
 
 
@@ -96,19 +98,20 @@ def _given(described: Described, score: Mapping[str, np.ndarray]) -> np.ndarray:
     for layer, values in score.items():
         name = name_of.get(layer)
         if name not in coupling.layers:
-            known = [described.paths[own] for own in coupling.layers]
+            known = [described.paths[node] for node in coupling.layers]
             refuse(f"scores name a layer {layer!r} that has no removable nodes", None, nearest(layer, known))
         numbers, values = coupling.nodes[name], np.asarray(values, float)
         if values.shape != numbers.shape:
             refuse(f"scores of layer {layer!r} must have the shape {numbers.shape}", values.shape)
-        there = numbers != FIXED
-        total += np.bincount(numbers[there], values[there], coupling.size)
-        count += np.bincount(numbers[there], None, coupling.size)
+        removable = numbers != FIXED
+        # bincount: several channels of a layer may be one node, and numbers[...] += would count one of them.
+        total += np.bincount(numbers[removable], values[removable], coupling.size)
+        count += np.bincount(numbers[removable], None, coupling.size)
     if not count.all():
         missing = [
-            described.paths[own]
-            for own in coupling.layers
-            if not count[coupling.nodes[own][coupling.nodes[own] != FIXED]].all()
+            described.paths[layer]
+            for layer in coupling.layers
+            if not count[coupling.nodes[layer][coupling.nodes[layer] != FIXED]].all()
         ]
         refuse("scores must cover every layer with removable nodes", f"none for {', '.join(missing)}")
     return total / count
@@ -121,10 +124,10 @@ def weight_masks(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
     """
     masks, rows = {}, {}
     for name, shape in coupling.spec.parameter_shapes().items():
-        owner = name.split("/")[0]
-        if owner not in rows:
-            rows[owner] = coupling.channels(owner, kept) if (coupling.nodes[owner] >= 0).any() else None
-        own = rows[owner]
-        if own is not None:
-            masks[name] = own if len(shape) == 1 else own.repeat(math.prod(shape[1:])).reshape(shape)
+        layer, _ = split_name(name)
+        if layer not in rows:
+            rows[layer] = coupling.channels(layer, kept) if (coupling.nodes[layer] >= 0).any() else None
+        row = rows[layer]
+        if row is not None:
+            masks[name] = row if len(shape) == 1 else row.repeat(math.prod(shape[1:])).reshape(shape)
     return masks

@@ -20,8 +20,8 @@ from nnopt_lib.frameworks import removal_backend_of
 from nnopt_lib.models.describe import Described
 from nnopt_lib.pruning.masks import Masks
 from nnopt_lib.structure.coupling import Coupling
-from nnopt_lib.structure.edits.resize import smaller_spec, smaller_weights
-from nnopt_lib.structure.spec import INPUT, KERNELS, NetSpec, Node
+from nnopt_lib.structure.edits.resize import resize
+from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 
 _RECIPE = "_nnopt_recipe"
 
@@ -56,15 +56,16 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
 def _removed(model: Any, described: Described, kept: np.ndarray, example_input: Any, fold: bool) -> Any:
     """`remove_nodes` of a model that was read, by the nodes that stay."""
     coupling, weights = described.coupling, described.weights(model)
-    small = smaller_weights(coupling, kept, weights)
-    after = fold_constants(coupling, kept, weights, smaller_spec(coupling, kept), small, fold=fold)
+    resized = resize(coupling, kept.astype(int))  # each node once, or not at all
+    small = resized.weights(weights)
+    after = fold_constants(coupling, kept, weights, resized.spec(), small, fold=fold)
     result = cut_model(model, described, kept, after, small, example_input)
     indices = {name: np.flatnonzero(coupling.channels(name, kept)).tolist() for name in coupling.layers}
     earlier = recipe_of(model)
     if earlier:  # of a model that is a smaller one already: say which of the first one's nodes are left
         known = earlier["kept"]
         indices = {
-            name: [known[name][i] for i in own] if name in known else own for name, own in indices.items()
+            name: [known[name][i] for i in left] if name in known else left for name, left in indices.items()
         }
         indices = {**known, **indices}
     before = earlier["before"] if earlier else described.spec.to_json()
@@ -73,16 +74,15 @@ def _removed(model: Any, described: Described, kept: np.ndarray, example_input: 
 
 
 def _inputs_kept(described: Described, layer: str, kept: np.ndarray) -> np.ndarray:
-    source = next(node.inputs[0] for node in described.spec.nodes if node.name == layer)
-    return described.coupling.channels(source, kept)
+    return described.coupling.channels(described.spec.node(layer).inputs[0], kept)
 
 
 def orders_after(described: Described, kept: np.ndarray) -> dict[str, np.ndarray]:
     """Where each kept canonical input stands among those that the smaller layer reads."""
     orders = {}
     for layer, order in described.orders.items():
-        own = order[_inputs_kept(described, layer, kept)]
-        orders[layer] = np.argsort(np.argsort(own))
+        kept_order = order[_inputs_kept(described, layer, kept)]
+        orders[layer] = np.argsort(np.argsort(kept_order))  # ranks: the gaps that removed ones left close
     return orders
 
 
@@ -95,10 +95,10 @@ def cut_model(
     example_input: Any,
 ) -> Any:
     """A copy of `model` with the sizes of `after`; `small` in canonical order, the copy in its own."""
-    own = dict(small)
+    weights = dict(small)
     for layer, order in orders_after(described, kept).items():
-        own[f"{layer}/kernel"] = small[f"{layer}/kernel"][:, np.argsort(order)]
-    return removal_backend_of(model).cut(model, described.paths, after, own, example_input)
+        weights[f"{layer}/kernel"] = small[f"{layer}/kernel"][:, np.argsort(order)]
+    return removal_backend_of(model).cut(model, described.paths, after, weights, example_input)
 
 
 def note_recipe(
@@ -136,25 +136,25 @@ def constants(coupling: Coupling, kept: np.ndarray) -> dict[str, np.ndarray]:
     All are 0 but those behind a sigmoid, which gives 0.5 at 0. Zero padding before an average pooling makes
     the border differ; what stands here is the interior.
     """
-    found: dict[str, np.ndarray] = {INPUT: np.zeros(coupling.spec.input_shape[0])}
+    held: dict[str, np.ndarray] = {INPUT: np.zeros(coupling.spec.input_shape[0])}
     for node in coupling.spec.nodes:
-        own = [found[name] for name in node.inputs]
-        if node.op in (*KERNELS, "batch_norm", "attention"):
+        inputs = [held[name] for name in node.inputs]
+        if node.has_kernel or node.op in ("batch_norm", "attention"):
             value = np.zeros(coupling.spec.shapes[node.name][0])
         elif node.op == "activation":
-            value = _sigmoid(own[0]) if node.options["kind"] == "sigmoid" else _activated(node, own[0])
+            value = _sigmoid(inputs[0]) if node.options["kind"] == "sigmoid" else _activated(node, inputs[0])
         elif node.op == "add":
-            value = np.sum(own, 0)
+            value = np.sum(inputs, 0)
         elif node.op == "multiply":
-            value = np.prod(own, 0)
+            value = np.prod(inputs, 0)
         elif node.op == "concat":
-            value = np.concatenate(own)
+            value = np.concatenate(inputs)
         elif node.op == "flatten":
-            value = np.repeat(own[0], math.prod(coupling.spec.shapes[node.inputs[0]][1:]))
+            value = np.repeat(inputs[0], math.prod(coupling.spec.shapes[node.inputs[0]][1:]))
         else:
-            value = own[0]
-        found[node.name] = np.where(coupling.channels(node.name, kept), 0.0, value)
-    return found
+            value = inputs[0]
+        held[node.name] = np.where(coupling.channels(node.name, kept), 0.0, value)
+    return held
 
 
 def _activated(node: Node, x: np.ndarray) -> np.ndarray:
@@ -191,17 +191,18 @@ def fold_constants(
     given, nodes = constants(coupling, kept), []
     for node, smaller in zip(coupling.spec.nodes, after.nodes, strict=True):
         constant = given[node.inputs[0]]
-        if node.op in KERNELS and node.options.get("groups", 1) == 1 and constant.any():
+        if node.has_kernel and node.groups == 1 and constant.any():
             if not fold:
                 rule = f"removing nodes that layer {node.name!r} reads would change its outputs"
                 remedy = "Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."
                 refuse(rule, "a sigmoid, which makes 0.5 of their 0, and fold=False", remedy)
+            # In float64: a sum over hundreds of inputs would cost the fifth digit that is promised.
             kernel = weights[f"{node.name}/kernel"].astype(np.float64)
             summed = kernel.reshape(*kernel.shape[:2], -1).sum(2) @ constant
             name = f"{node.name}/bias"
-            own = coupling.channels(node.name, kept)
-            bias = weights.get(name, np.zeros(len(own))) + summed
-            small[name] = bias[own].astype(small[f"{node.name}/kernel"].dtype)
+            rows = coupling.channels(node.name, kept)
+            bias = weights.get(name, np.zeros(len(rows))) + summed
+            small[name] = bias[rows].astype(small[f"{node.name}/kernel"].dtype)
             smaller = replace(smaller, options={**smaller.options, "bias": True})
         nodes.append(smaller)
     return NetSpec(after.input_shape, tuple(nodes))

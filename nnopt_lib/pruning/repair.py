@@ -45,8 +45,8 @@ def recalibrate_batchnorm(model: Any, x: np.ndarray, *, batch_size: int = 256, d
     if len(x) < 2:
         refuse("recalibrate_batchnorm needs at least two examples, for a variance", len(x))
     weights = described.weights(model)
-    found = data_on_twin("repair").recalibrated(spec, weights, x, batch_size, device)
-    described.set_weights(model, weights | found)
+    statistics = data_on_twin("repair").recalibrated(spec, weights, x, batch_size, device)
+    described.set_weights(model, weights | statistics)
 
 
 def reconstruct(
@@ -57,7 +57,7 @@ def reconstruct(
     Parameters:
         model: pruned by `masks`, which stay; its layers that read removed nodes get the kernels and biases
             that bring their outputs on `x` nearest to those before pruning.
-        before: a `snapshot` of the model, taken before it was pruned.
+        before: `get_weights` of the model, taken before it was pruned.
         x: some hundred examples, better some thousand, of training data without labels; their activations
             are held in memory.
 
@@ -66,9 +66,9 @@ def reconstruct(
     2017), who scale channels where this refits whole kernels. Errors: masks or weights that do not fit.
 
     Example:
-        >>> from nnopt_lib import build, load_data, mlp, prune, snapshot
+        >>> from nnopt_lib import build, get_weights, load_data, mlp, prune
         >>> model = build(mlp((8,), inputs=64, outputs=10))
-        >>> before = snapshot(model)
+        >>> before = get_weights(model)
         >>> masks = prune(model, sparsity=0.5, granularity="node")
         >>> error, less = reconstruct(model, masks, before, load_data("digits").x_train)["dense_2"]
         >>> less < error
@@ -76,9 +76,10 @@ def reconstruct(
     """
     check_examples("reconstruct", x)
     described = Described.of(model, x[:1])
-    own = backend_of(model).get_weights(model)
-    check_match(before, {name: value.shape for name, value in own.items()}, "weights")
-    kept, weights = described.kept(masks), described.translated(own)
+    after = backend_of(model).get_weights(model)
+    check_match(before, {name: value.shape for name, value in after.items()}, "weights")
+    kept, weights = described.kept(masks), described.translated(after)
+    # Masked again: the twin must see the pruned network, even if a user trained it on without `hold`.
     for name, mask in weight_masks(described.coupling, kept).items():
         weights[name] = weights[name] * mask
     dense = described.translated(before)

@@ -17,7 +17,6 @@ from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 
 FIXED = -1
-_MAKERS = ("dense", "conv1d", "conv2d")
 # Their inputs keep all channels: heads are of equal size, and a position is added where a node would be 0.
 _WHOLE = ("attention", "position")
 
@@ -101,10 +100,10 @@ def couple(spec: NetSpec) -> Coupling:
     edges: list[tuple[np.ndarray, np.ndarray]] = []
     total = spec.input_shape[0]
     for node in spec.nodes:
-        if node.op in _MAKERS:
+        if node.has_kernel:
             first[node.name] = np.arange(total, total + spec.shapes[node.name][0])
             total += len(first[node.name])
-            if node.options.get("groups", 1) > 1:
+            if node.groups > 1:
                 edges.append(_within_groups(first[node.inputs[0]], first[node.name], node))
         else:
             first[node.name] = _passed_on(spec, node, [first[name] for name in node.inputs], edges)
@@ -115,20 +114,20 @@ def couple(spec: NetSpec) -> Coupling:
     for node in spec.nodes:
         if node.op in _WHOLE:
             fixed[labels[np.concatenate([first[name] for name in node.inputs])]] = True
-    makers = [node.name for node in spec.nodes if node.op in _MAKERS]
+    makers = [node.name for node in spec.nodes if node.has_kernel]
     # Numbers in the order in which layers first make them, fixed ones left out.
     made = np.concatenate([labels[first[name]] for name in makers]) if makers else labels[:0]
     made = made[~fixed[made]]
-    _, places = np.unique(made, return_index=True)
+    _, first_seen = np.unique(made, return_index=True)
     number = np.full(total, FIXED)
-    number[made[np.sort(places)]] = np.arange(len(places))
-    nodes = {name: number[labels[own]] for name, own in first.items()}
+    number[made[np.sort(first_seen)]] = np.arange(len(first_seen))
+    nodes = {name: number[labels[channels]] for name, channels in first.items()}
     return Coupling(spec, nodes, *_groups(makers, nodes))
 
 
 def _within_groups(read: np.ndarray, made: np.ndarray, node: Node) -> tuple[np.ndarray, np.ndarray]:
     """Edges that join all channels that one group of a convolution reads and makes."""
-    each = np.concatenate([part.reshape(node.options["groups"], -1) for part in (read, made)], axis=1)
+    each = np.concatenate([part.reshape(node.groups, -1) for part in (read, made)], axis=1)
     return np.repeat(each[:, 0], each.shape[1] - 1), each[:, 1:].ravel()
 
 
@@ -162,13 +161,14 @@ def _groups(makers: list[str], nodes: dict[str, np.ndarray]) -> tuple[dict[str, 
     removable = {name: nodes[name][nodes[name] != FIXED] for name in makers}
     removable = {name: np.unique(numbers) for name, numbers in removable.items() if len(numbers)}
     most = 1 + max((int(numbers.max()) for numbers in removable.values()), default=-1)
+    # Each layer is a point beside the nodes, joined with those it makes: components are the groups.
     links = [
-        (np.full(len(numbers), most + place), numbers) for place, numbers in enumerate(removable.values())
+        (np.full(len(numbers), most + layer), numbers) for layer, numbers in enumerate(removable.values())
     ]
     labels = _components(most + len(removable), links)
     name_of: dict[int, str] = {}
     layers = {
-        name: name_of.setdefault(int(labels[most + place]), name) for place, name in enumerate(removable)
+        name: name_of.setdefault(int(labels[most + layer]), name) for layer, name in enumerate(removable)
     }
     groups = {name: np.flatnonzero(labels[:most] == label) for label, name in name_of.items()}
     return groups, layers

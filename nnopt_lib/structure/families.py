@@ -29,7 +29,7 @@ class _Layers(Graph):
         self.input_shape, self.kind = tuple(input_shape), f"conv{len(input_shape) - 1}d"
 
     def conv(self, x: str, width: int, kernel: int, stride: int = 1, bias: bool = False) -> str:
-        options = {"kernel": kernel, "stride": stride, "padding": kernel // 2, "bias": bias}
+        options: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": kernel // 2, "bias": bias}
         return self.add(self.kind, x, filters=width, **options)
 
     def normed(self, x: str, width: int, kernel: int, stride: int = 1) -> str:

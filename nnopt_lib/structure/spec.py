@@ -26,7 +26,7 @@ from nnopt_lib.structure.operations import (
 )
 
 INPUT = "input"
-KERNELS = ("dense", "conv1d", "conv2d")
+_WITH_KERNEL = ("dense", "conv1d", "conv2d")
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -65,9 +65,20 @@ class Node:
         rule, fits = INPUT_RULES.get(self.op, ("exactly one input", lambda n: n == 1))
         if not fits(len(inputs)):
             refuse(f"node {self.name!r}: {self.op} reads {rule}", inputs)
+        # A frozen dataclass sets its fields so: normalized once here, never changed again.
         object.__setattr__(self, "inputs", inputs)
         options = {key: _plain(self.options.get(key, default)) for key, default in known.items()}
         object.__setattr__(self, "options", options)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it multiplies by a kernel: a dense layer or a convolution, which make new channels."""
+        return self.op in _WITH_KERNEL
+
+    @property
+    def groups(self) -> int:
+        """How many groups a convolution has; 1 for everything else, whose outputs may read all inputs."""
+        return int(self.options.get("groups", 1))
 
 
 def _plain(value: Any) -> Any:
@@ -127,13 +138,27 @@ class NetSpec:
         """The output shape of every node, and of ``"input"``, without the batch."""
         shapes: dict[str, Shape] = {INPUT: self.input_shape}
         for node in self.nodes:
-            inputs = [shapes[name] for name in node.inputs]
             try:
-                shapes[node.name] = SHAPE_RULES[node.op](node.options, inputs)
+                shapes[node.name] = output_shape(node, shapes)
             except ShapeError as error:
-                received = ", ".join(map(str, inputs))
+                received = ", ".join(str(shapes[name]) for name in node.inputs)
                 refuse(f"node {node.name!r} ({node.op}): {error}", f"input shape {received}")
         return shapes
+
+    @cached_property
+    def _node_of(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def node(self, name: str) -> Node:
+        """The node of that name; a name that no node has is refused.
+
+        Example:
+            >>> NetSpec((4,), (Node("logits", "dense", "input", {"units": 2}),)).node("logits").op
+            'dense'
+        """
+        if name not in self._node_of:
+            refuse(f"the network has no node {name!r}", None, nearest(name, self._node_of))
+        return self._node_of[name]
 
     def parameter_shapes(self, *, trainable: bool = True) -> dict[str, Shape]:
         """Shapes of all parameters by canonical name, in node order; kernels are (out, in, *spatial).
@@ -147,7 +172,7 @@ class NetSpec:
                 shapes[f"{node.name}/kernel"] = (out[0], source[0])
             elif node.op in ("conv1d", "conv2d"):
                 kernel = spatial(node.options["kernel"], len(source) - 1)
-                shapes[f"{node.name}/kernel"] = (out[0], source[0] // node.options["groups"], *kernel)
+                shapes[f"{node.name}/kernel"] = (out[0], source[0] // node.groups, *kernel)
             elif node.op == "batch_norm":
                 statistics = () if trainable else ("mean", "variance")
                 shapes |= {f"{node.name}/{part}": source[:1] for part in ("scale", "shift", *statistics)}
@@ -178,10 +203,18 @@ class NetSpec:
             raise
 
 
-def check_node(spec: NetSpec, name: str, *, or_input: bool = False) -> Node:
-    """The node of that name (the first one for ``"input"``); a name that is not there is refused."""
-    for node in spec.nodes:
-        if node.name == name or (or_input and name == INPUT):
-            return node
-    names = [node.name for node in spec.nodes] + [INPUT] * or_input
-    refuse(f"the network has no node {name!r}", None, nearest(name, names))
+def output_shape(node: Node, shapes: Mapping[str, Shape]) -> Shape:
+    """The shape that a node gives for those of its inputs; `ShapeError` where they do not fit."""
+    return SHAPE_RULES[node.op](node.options, [shapes[name] for name in node.inputs])
+
+
+def check_value(spec: NetSpec, name: str) -> None:
+    """Refuse a name that is neither a node's nor ``"input"``: nothing could be read under it."""
+    if name not in spec.shapes:
+        refuse(f"the network has no node {name!r}", None, nearest(name, [*spec.shapes][1:] + [INPUT]))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The layer and the part of a canonical name: ``"dense_1/kernel"`` is ``("dense_1", "kernel")``."""
+    layer, _, part = name.rpartition("/")
+    return layer, part

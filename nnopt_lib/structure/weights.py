@@ -12,7 +12,7 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
 from nnopt_lib.structure.operations import Shape
-from nnopt_lib.structure.spec import NetSpec
+from nnopt_lib.structure.spec import NetSpec, split_name
 
 Weights = Mapping[str, np.ndarray]
 INITIALIZERS = ("glorot_uniform", "glorot_normal", "he_normal", "torch_default")
@@ -34,7 +34,7 @@ def initial_weights(spec: NetSpec, seed: int, init: str = "glorot_uniform") -> d
     random = np.random.default_rng(check_int("seed", seed, at_least=0))
     weights, bound = {}, 0.0
     for name, shape in spec.parameter_shapes(trainable=False).items():
-        part = name.split("/")[1]
+        _, part = split_name(name)
         if part == "kernel":
             # Fans as both frameworks count them: inputs of one group, all filters.
             fan_in, fan_out = math.prod(shape[1:]), shape[0] * math.prod(shape[2:])
@@ -65,20 +65,15 @@ def check_match(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str = "masks"
 ) -> None:
     """Refuse arrays whose names or shapes are not `shapes`, listing those that differ."""
-    theirs = {name: np.shape(array) for name, array in arrays.items()}
-    if theirs != dict(shapes):
-        names = [name for name in {**theirs, **shapes} if theirs.get(name) != shapes.get(name)]
-        told = [f"{name} {theirs.get(name, 'missing')} for {shapes.get(name, 'none')}" for name in names]
-        refuse(f"{what} must have the names and shapes of the model's weights", ", ".join(told))
+    received = {name: np.shape(array) for name, array in arrays.items()}
+    if received != dict(shapes):
+        names = [name for name in {**received, **shapes} if received.get(name) != shapes.get(name)]
+        differences = [f"{n} {received.get(n, 'missing')} for {shapes.get(n, 'none')}" for n in names]
+        refuse(f"{what} must have the names and shapes of the model's weights", ", ".join(differences))
 
 
 def check_weights(spec: NetSpec, weights: Weights) -> dict[str, np.ndarray]:
     """Copies of the weights, if they are those of the network."""
     shapes = spec.parameter_shapes(trainable=False)
     check_match(weights, shapes, "weights")
-    if set(weights) != set(shapes):
-        refuse(
-            "weights must be all that the network has",
-            f"without {', '.join(sorted(set(shapes) - set(weights)))}",
-        )
     return {name: np.array(weights[name]) for name in shapes}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -14,8 +13,9 @@ from nnopt_lib.backends.keras import keras
 from nnopt_lib.backends.keras.build import build, get_weights
 from nnopt_lib.backends.keras.fit import predict
 from nnopt_lib.checks import refuse
-from nnopt_lib.structure.operations import ACTIVATIONS, SHAPE_RULES, Shape, ShapeError
-from nnopt_lib.structure.spec import INPUT, NetSpec, Node
+from nnopt_lib.structure.graph import Graph
+from nnopt_lib.structure.operations import ACTIVATIONS, Shape, ShapeError
+from nnopt_lib.structure.spec import INPUT, NetSpec, output_shape, split_name
 
 _UNDERSTOOD = (
     "Understood are Dense, Conv, DepthwiseConv, BatchNormalization, Activation and ReLU, pooling, Flatten, "
@@ -49,23 +49,25 @@ def read(model: keras.Model, example_input: Any) -> tuple[NetSpec, dict[str, str
         )
     reader = _Reader(model)
     keras.models.clone_model(graph, call_function=reader.call)
-    spec = NetSpec(reader.shapes[INPUT], tuple(reader.nodes))
+    spec = NetSpec(reader.shapes[INPUT], tuple(reader.graph.nodes))
     _check_outputs(model, spec, reader)
     return spec, reader.paths, reader.orders
 
 
 def _check_outputs(model: keras.Model, spec: NetSpec, reader: _Reader) -> None:
     """A wrong description never leaves this module."""
-    own, weights = get_weights(model), {}
+    keras_weights, weights = get_weights(model), {}
     for name, shape in spec.parameter_shapes(trainable=False).items():
-        layer, part = name.split("/")
-        value = own[f"{reader.paths[layer]}/{part}"].reshape(shape)
+        layer, part = split_name(name)
+        value = keras_weights[f"{reader.paths[layer]}/{part}"].reshape(shape)
         weights[name] = (
             value[:, reader.orders[layer]] if part == "kernel" and layer in reader.orders else value
         )
     x = np.random.default_rng(0).standard_normal((2, *spec.input_shape), np.float32)
-    theirs, ours = predict(model, x, 2, None), predict(build(spec, weights), x, 2, None)
-    if ours.shape != theirs.shape or np.abs(ours - theirs).max() > 1e-4 * max(1.0, np.abs(theirs).max()):
+    expected, outputs = predict(model, x, 2, None), predict(build(spec, weights), x, 2, None)
+    # 1e-4 of the largest: two programs of the same sums differ in rounding, a wrong reading by far more.
+    tolerance = 1e-4 * max(1.0, np.abs(expected).max())
+    if outputs.shape != expected.shape or np.abs(outputs - expected).max() > tolerance:
         refuse(f"the description of {model.name!r} must give its outputs", "one that does not")
 
 
@@ -76,8 +78,9 @@ class _Reader:
     """
 
     def __init__(self, model: keras.Model) -> None:
-        self.own = {layer.name: layer for layer in model._flatten_layers()}
-        self.nodes: list[Node] = []
+        # The layers of the model itself: those that clone_model calls us with are copies of them.
+        self.layer_of = {layer.name: layer for layer in model._flatten_layers()}
+        self.graph = Graph()
         self.paths: dict[str, str] = {}
         self.orders: dict[str, np.ndarray] = {}
         self.shapes: dict[str, Shape] = {}
@@ -116,16 +119,11 @@ class _Reader:
     def _add(
         self, out: Any, name: str, op: str, sources: Sequence[Any], options: Mapping[str, Any], what: str
     ) -> str:
-        name = re.sub(r"[^A-Za-z0-9]", "_", name)
-        name = name if re.match("[A-Za-z]", name) else f"{op}_{name}"
-        while name in self.shapes:
-            name += "_op"
-        node = Node(name, op, tuple(self.node_of[id(source)] for source in sources), options)
+        name = self.graph.add(op, *(self.node_of[id(s)] for s in sources), name=name, **options)
         try:
-            self.shapes[name] = SHAPE_RULES[op](node.options, [self.shapes[own] for own in node.inputs])
+            self.shapes[name] = output_shape(self.graph.nodes[-1], self.shapes)
         except ShapeError as error:
             self._refuse(f"{what}, whose {op} {error}")
-        self.nodes.append(node)
         self.node_of[id(out)] = name
         return name
 
@@ -187,7 +185,7 @@ class _Reader:
     ) -> str:
         """A node for the layer, then one for its own activation."""
         name = self._add(out, layer.name, op, [source], options, what)
-        self.paths[name] = self.own[layer.name].weights[0].path.rpartition("/")[0]
+        self.paths[name] = self.layer_of[layer.name].weights[0].path.rpartition("/")[0]
         kind = getattr(getattr(layer, "activation", None), "__name__", "linear")
         if kind != "linear":
             self._add(
@@ -233,15 +231,15 @@ class _Reader:
 
     def _windows(self, padding: str, size: Shape, stride: Shape, source: Any, what: str) -> Shape:
         """Symmetric padding per dimension: that of a ZeroPadding before, or what "same" comes to."""
-        noted, found = self.padded.get(id(source), (0,) * len(size)), []
+        noted, symmetric = self.padded.get(id(source), (0,) * len(size)), []
         if padding not in ("valid", "same") or (padding == "same" and any(noted)):
             self._refuse(f"{what} with padding {padding!r}")
         for n, k, s, p in zip(source.shape[1:-1], size, stride, noted, strict=True):
             total = max((math.ceil(n / s) - 1) * s + k - n, 0) if padding == "same" else 2 * p
             if total % 2:
                 self._refuse(f"{what} with padding 'same' that is uneven here ({total} in sum)")
-            found.append(total // 2)
-        return tuple(found)
+            symmetric.append(total // 2)
+        return tuple(symmetric)
 
     # -------------------------------------------------------------- layers without parameters
 

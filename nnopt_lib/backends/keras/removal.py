@@ -29,8 +29,7 @@ def cut(
         layer.weights[0].path.rpartition("/")[0]: layer.name for layer in model.layers if layer.weights
     }
     name_of = {layer_of[path]: name for name, path in paths.items()}  # of a layer: its node's
-    by_name = {node.name: node for node in after.nodes}
-    node_of = {layer: by_name[name] for layer, name in name_of.items()}
+    node_of = {layer: after.node(name) for layer, name in name_of.items()}
 
     def resized(layer: Any) -> Any:
         config = layer.get_config()
@@ -43,7 +42,7 @@ def cut(
             pass  # its size is that of its input
         elif node is not None and node.op != "batch_norm":
             config["filters"] = after.shapes[node.name][0]
-            config["groups"] = node.options.get("groups", 1)
+            config["groups"] = node.groups
         if node is not None and node.options.get("bias"):
             config["use_bias"] = True
         return type(layer).from_config(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -16,8 +15,9 @@ from torch import nn
 from nnopt_lib.backends.torch.build import plain_function
 from nnopt_lib.backends.torch.tracing import OUTSIDE, BatchSize, Call, record
 from nnopt_lib.checks import NnoptError, refuse
-from nnopt_lib.structure.operations import SHAPE_RULES, ShapeError
-from nnopt_lib.structure.spec import INPUT, NetSpec, Node
+from nnopt_lib.structure.graph import Graph
+from nnopt_lib.structure.operations import ShapeError
+from nnopt_lib.structure.spec import INPUT, NetSpec, output_shape
 
 _UNDERSTOOD = (
     "Understood are dense layers, convolutions, batch normalization, relu, gelu, silu, tanh, sigmoid, "
@@ -62,7 +62,7 @@ _GLOBAL: dict[Any, str] = {
     **dict.fromkeys((F.adaptive_max_pool1d, F.adaptive_max_pool2d, torch.amax, "amax"), "max"),
 }
 
-_OTHER = re.compile("[^A-Za-z0-9]")
+# Names that a module of `build` could not give to a layer: it has attributes of these names.
 _TAKEN = {*dir(nn.Module), "spec", "training"}
 
 
@@ -103,7 +103,7 @@ def _read(model: nn.Module, example: torch.Tensor) -> tuple[NetSpec, dict[str, C
     """The description and its layers with parameters; it was seen to give the model's output."""
     calls, end, theirs = record(model, example.clone())
     reader = _Reader(calls, end)
-    spec = NetSpec(tuple(example.shape[1:]), tuple(reader.nodes))
+    spec = NetSpec(tuple(example.shape[1:]), tuple(reader.graph.nodes))
     ours = _run(spec, reader.layers, example)
     if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-4 * max(1.0, theirs.abs().max()):
         refuse(f"the description of {type(model).__name__} must give its outputs", "one that does not")
@@ -137,7 +137,7 @@ class _Reader:
     """Writes down a node for every call of a run."""
 
     def __init__(self, calls: Sequence[Call], end: Any) -> None:
-        self.nodes: list[Node] = []
+        self.graph = Graph(_TAKEN)
         self.layers: dict[str, Call] = {}  # by the description's name, those with parameters
         self.node_of: dict[Call, str] = {calls[0]: INPUT}  # the description's name of a call's value
         self.shapes: dict[str, tuple[int, ...]] = {INPUT: calls[0].shape[1:]}  # (channels,) after pooling
@@ -148,7 +148,8 @@ class _Reader:
             refuse("a model to describe must return one tensor, its last", kind)
         for call in calls[1:]:
             self._describe(call)
-        if not self.nodes or self.node_of[end] != self.nodes[-1].name:
+        nodes = self.graph.nodes
+        if not nodes or self.node_of[end] != nodes[-1].name:
             refuse("a model to describe must return one tensor, its last", "another")
 
     def _describe(self, n: Call) -> None:
@@ -173,17 +174,12 @@ class _Reader:
         return source
 
     def _add(self, n: Call, name: str, op: str, inputs: Sequence[Call], options: dict[str, Any]) -> None:
-        """Write a node down; `name` is made one that a description and a module can have."""
-        name = _OTHER.sub("_", name)
-        name = name if name[:1].isalpha() else f"{op}_{name}"
-        while name in self.shapes or name in _TAKEN:
-            name += "_op"
-        node = Node(name, op, tuple(self.node_of[source] for source in inputs), options)
+        """Write a node down, under `name` or one that is made of it."""
+        name = self.graph.add(op, *(self.node_of[source] for source in inputs), name=name, **options)
         try:
-            shape = SHAPE_RULES[op](node.options, [self.shapes[source] for source in node.inputs])
+            shape = output_shape(self.graph.nodes[-1], self.shapes)
         except ShapeError as error:
             self._refuse(n, f"{n.name!r}, whose {op} {error}")
-        self.nodes.append(node)
         self.node_of[n], self.shapes[name] = name, shape
         if shape != n.shape[1:] and math.prod(shape) != math.prod(n.shape[1:]):
             self._refuse(n, f"{n.name!r}, which gives {n.shape[1:]} for {shape}")

@@ -87,7 +87,7 @@ class OneModel:
         self._scaler.update()
         if self._regularizer:
             self._regularizer.after_step()
-        # Both stay on the device. float(): the losses of a model in half precision would overflow when summed.
+        # Both stay on the device. float(): losses of a model in half precision would overflow as a sum.
         correct = (logits.detach().argmax(1) == self._y[examples]).sum()
         return torch.stack([loss.detach().float() * len(examples), correct])[:, None]
 

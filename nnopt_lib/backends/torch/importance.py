@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from nnopt_lib.backends.torch.build import Network, build, resolve_device
 from nnopt_lib.checks import refuse
 from nnopt_lib.structure.coupling import FIXED, Coupling
-from nnopt_lib.structure.spec import INPUT, NetSpec
+from nnopt_lib.structure.spec import INPUT, NetSpec, split_name
 from nnopt_lib.structure.weights import Weights
 
 BATCH = 256
@@ -34,10 +34,10 @@ class _Gated:
     def __init__(self, coupling: Coupling, weights: Weights, device: str) -> None:
         self.device, self.size = resolve_device(device), coupling.size
         self.twin = twin_of(coupling.spec, weights, self.device)
-        owners = {name.split("/")[0] for name in weights}
+        layers = {split_name(name)[0] for name in weights}
         self.numbers = {
             name: torch.as_tensor(coupling.nodes[name]).to(self.device)
-            for name in owners
+            for name in layers
             if (coupling.nodes[name] != FIXED).any()
         }
 
@@ -52,11 +52,11 @@ class _Gated:
         for node in self.twin.spec.nodes:
             inputs, module = [values[name] for name in node.inputs], getattr(self.twin, node.name)
             if node.name in self.numbers:
-                own = gates[:, self.numbers[node.name]]
-                own = own.view(*own.shape, *(1,) * (inputs[0].dim() - 2))
+                gate = gates[:, self.numbers[node.name]]
+                gate = gate.view(*gate.shape, *(1,) * (inputs[0].dim() - 2))
                 if node.op == "batch_norm":
-                    inputs = [inputs[0] / torch.where(own == 0, 1.0, own)]
-                values[node.name] = own * module(*inputs)
+                    inputs = [inputs[0] / torch.where(gate == 0, 1.0, gate)]
+                values[node.name] = gate * module(*inputs)
             else:
                 values[node.name] = module(*inputs)
         return values[self.twin.spec.output]
@@ -75,20 +75,20 @@ def taylor(coupling: Coupling, weights: Weights, x: np.ndarray, y: np.ndarray, d
 
 def oracle(coupling: Coupling, weights: Weights, x: np.ndarray, y: np.ndarray, device: str) -> np.ndarray:
     """By how much the mean cross-entropy rises when a node alone is removed: one pass over x for each."""
-    network, found = _Gated(coupling, weights, device), np.zeros(coupling.size + 1)
+    network, losses = _Gated(coupling, weights, device), np.zeros(coupling.size + 1)
     with torch.no_grad():
         for images, labels in batches_of(network.device, x, y):
             for node in range(coupling.size + 1):  # the last one closes nothing
                 gates = torch.ones(1, coupling.size, device=network.device)
                 gates[:, node : node + 1] = 0
-                found[node] += float(F.cross_entropy(network(images, gates), labels, reduction="sum"))
-    return (found[:-1] - found[-1]) / len(x)
+                losses[node] += float(F.cross_entropy(network(images, gates), labels, reduction="sum"))
+    return (losses[:-1] - losses[-1]) / len(x)
 
 
 def active(coupling: Coupling, weights: Weights, x: np.ndarray, y: None, device: str) -> np.ndarray:
-    """How often a node is not 0 behind its relu: 1 - APoZ (Hu et al. 2016), over examples and places."""
+    """How often a node is not 0 behind its relu: 1 - APoZ (Hu et al. 2016), over examples and positions."""
     spec, target = coupling.spec, resolve_device(device)
-    twin, total, places = twin_of(spec, weights, target), np.zeros(coupling.size), np.zeros(coupling.size)
+    twin, total, count = twin_of(spec, weights, target), np.zeros(coupling.size), np.zeros(coupling.size)
     with torch.no_grad():
         for (images,) in batches_of(target, x):
             values = {INPUT: images}
@@ -99,10 +99,11 @@ def active(coupling: Coupling, weights: Weights, x: np.ndarray, y: None, device:
                 if node.options.get("kind") == "relu" and (numbers != FIXED).any():
                     shares = (value != 0).float().flatten(2 if value.dim() > 2 else 1)
                     shares = shares.mean(2) if value.dim() > 2 else shares
-                    there = numbers != FIXED
-                    total += np.bincount(numbers[there], shares.sum(0).cpu().numpy()[there], coupling.size)
-                    places += len(images) * np.bincount(numbers[there], None, coupling.size)
-    if not places.all():
-        bare = next(name for name, group in coupling.groups.items() if not places[group].all())
+                    removable = numbers != FIXED
+                    sums = shares.sum(0).cpu().numpy()[removable]
+                    total += np.bincount(numbers[removable], sums, coupling.size)
+                    count += len(images) * np.bincount(numbers[removable], None, coupling.size)
+    if not count.all():
+        bare = next(name for name, group in coupling.groups.items() if not count[group].all())
         refuse("score 'apoz' needs a relu behind every node to prune", f"none after layer {bare!r}")
-    return total / places
+    return total / count

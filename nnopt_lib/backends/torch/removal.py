@@ -40,7 +40,7 @@ def cut(
     by_path = {paths[node.name]: node for node in after.nodes if node.name in paths}
     modules = dict(model.named_modules())
     # Copied without the arrays that are replaced: the memo says that they are there already.
-    memo = {id(tensor): tensor for path in by_path for tensor in _own(modules[path])}
+    memo = {id(tensor): tensor for path in by_path for tensor in _tensors_of(modules[path])}
     small = _copied(model, memo)
     for path, node in by_path.items():
         _resize(memo[id(modules[path])], node, after, weights)
@@ -51,7 +51,7 @@ def cut(
     return small
 
 
-def _own(module: nn.Module) -> list[torch.Tensor]:
+def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
     tensors = [*module._parameters.values(), *module._buffers.values()]
     return [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
 
@@ -63,6 +63,7 @@ _COPYING = ("__reduce_ex__", "__reduce__", "__getstate__")
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
     """What `copy.deepcopy` gives, for modules that leave their copying to it; most attributes are plain."""
+    # Not deepcopy itself with this memo: for a ResNet-56 (199 modules) it takes nearly four times as long.
     kind: Any = type(module)
     if hasattr(kind, "__deepcopy__") or any(getattr(kind, n) is not getattr(nn.Module, n) for n in _COPYING):
         return copy.deepcopy(module, memo)
@@ -74,16 +75,16 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
             continue
         kept = type(value) in _PLAIN
         if kept or (type(value) is tuple and all(type(one) in _PLAIN for one in value)):
-            own = value
+            copied = value
         elif not value and type(value) in _CONTAINERS:
-            own = type(value)()
+            copied = type(value)()
         elif name == "_modules":
-            own = {path: None if m is None else _copied(m, memo) for path, m in value.items()}
+            copied = {path: None if m is None else _copied(m, memo) for path, m in value.items()}
         elif name in ("_parameters", "_buffers"):
-            own = {key: None if t is None else _copied_tensor(t, memo) for key, t in value.items()}
+            copied = {key: None if t is None else _copied_tensor(t, memo) for key, t in value.items()}
         else:
-            own = copy.deepcopy(value, memo)
-        new.__dict__[name] = own
+            copied = copy.deepcopy(value, memo)
+        new.__dict__[name] = copied
     return new
 
 
@@ -97,10 +98,10 @@ def _copied_tensor(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
 
 def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.ndarray]) -> None:
     """Give one layer new tensors and say its new sizes."""
-    for part, own in _NAMES.items():
+    for part, attribute in _NAMES.items():
         value = weights.get(f"{node.name}/{part}")
         if value is not None:
-            _replace(module, own, value)
+            _replace(module, attribute, value)
     read, made = after.shapes[node.inputs[0]][0], after.shapes[node.name][0]
     if node.op == "batch_norm":
         module.num_features = made
@@ -108,7 +109,7 @@ def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.nd
         module.in_features, module.out_features = read, made
     else:  # a convolution; one of 1x1 on a pooled value may stand in the description as a dense layer
         module.in_channels, module.out_channels = read, made
-        module.groups = node.options.get("groups", 1)
+        module.groups = node.groups
 
 
 def _replace(module: Any, name: str, value: np.ndarray) -> None:

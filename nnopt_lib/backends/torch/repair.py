@@ -13,7 +13,7 @@ from nnopt_lib.backends.torch.build import get_weights, resolve_device
 from nnopt_lib.backends.torch.importance import BATCH, twin_of
 from nnopt_lib.structure.coupling import Coupling
 from nnopt_lib.structure.operations import spatial
-from nnopt_lib.structure.spec import INPUT, KERNELS, NetSpec, Node
+from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 from nnopt_lib.structure.weights import Weights
 
 
@@ -51,11 +51,11 @@ def refit(
         for node in spec.nodes:
             modules = [getattr(twin, node.name) for twin in twins]
             wanted = modules[0](*(values[0][name] for name in node.inputs))
-            there = coupling.channels(node.inputs[0], kept)
-            if node.op in KERNELS and node.options.get("groups", 1) == 1 and not there.all():
+            inputs_kept = coupling.channels(node.inputs[0], kept)
+            if node.has_kernel and node.groups == 1 and not inputs_kept.all():
                 rows = torch.as_tensor(coupling.channels(node.name, kept)).to(target)
                 errors[node.name] = _refit_layer(
-                    node, modules[1], values[1][node.inputs[0]], there, rows, wanted[:, rows]
+                    node, modules[1], values[1][node.inputs[0]], inputs_kept, rows, wanted[:, rows]
                 )
             values[1][node.name] = modules[1](*(values[1][name] for name in node.inputs))
             values[0][node.name] = wanted
@@ -69,14 +69,14 @@ def _refit_layer(
     node: Node,
     module: nn.Module,
     x: torch.Tensor,
-    there: np.ndarray,
+    inputs_kept: np.ndarray,
     rows: torch.Tensor,
     wanted: torch.Tensor,
 ) -> tuple[float, float]:
     """Refit one layer's `rows` in place to give `wanted` for `x`; the relative errors before and after."""
     layer: Any = module
     missing = wanted - layer(x)[:, rows]
-    kernel, bias = _least_squares(node, x, missing, there)
+    kernel, bias = _least_squares(node, x, missing, inputs_kept)
     layer.weight[rows] += kernel.to(layer.weight)
     if layer.bias is not None:
         layer.bias[rows] += bias.to(layer.bias)
@@ -86,23 +86,24 @@ def _refit_layer(
 
 
 def _least_squares(
-    node: Node, x: torch.Tensor, wanted: torch.Tensor, there: np.ndarray
+    node: Node, x: torch.Tensor, wanted: torch.Tensor, inputs_kept: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The smallest change of kernel and bias that brings the layer's outputs nearest to `wanted` more.
 
-    Through the normal equations in float64: (inputs x places)^2 numbers, however many examples there are.
+    Through the normal equations in float64: (inputs x kernel entries)^2 numbers, however many examples.
     Directions in which the inputs hardly vary are left alone, so the error never rises.
     """
     square: Any = 0.0
     right: Any = 0.0
     for part, goal in zip(x.split(BATCH), wanted.split(BATCH), strict=True):
-        columns = _columns(node, part).double()  # (places, inputs, *kernel flattened)
-        columns[:, ~torch.as_tensor(there)] = 0
+        columns = _columns(node, part).double()  # (positions, inputs, kernel entries)
+        columns[:, ~torch.as_tensor(inputs_kept)] = 0
         columns = columns.flatten(1)
         if node.options["bias"]:
             columns = torch.cat([columns, columns.new_ones(len(columns), 1)], 1)
         goal = goal.flatten(2).transpose(1, 2).reshape(-1, goal.shape[1]) if goal.dim() > 2 else goal
         square, right = square + columns.T @ columns, right + columns.T @ goal.double()
+    # rtol 1e-8: float64 keeps 16 digits, and squaring the inputs halves them.
     change = torch.linalg.pinv(square, rtol=1e-8, hermitian=True) @ right  # (inputs [+ 1], outputs)
     kernel = change[:-1] if node.options["bias"] else change
     size = spatial(node.options["kernel"], x.dim() - 2) if x.dim() > 2 else ()
@@ -110,7 +111,7 @@ def _least_squares(
 
 
 def _columns(node: Node, x: torch.Tensor) -> torch.Tensor:
-    """What each output reads: (examples * places, inputs, kernel entries)."""
+    """What each output reads: (examples * positions, inputs, kernel entries)."""
     rank = x.dim() - 2
     if rank == 0:
         return x.unsqueeze(2)

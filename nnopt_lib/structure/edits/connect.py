@@ -5,15 +5,12 @@ Chapter 05 uses it.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 
 from nnopt_lib.checks import check_choice, refuse
-from nnopt_lib.structure.graph import Inserted
+from nnopt_lib.structure.graph import Graph, insert
 from nnopt_lib.structure.operations import Shape
-from nnopt_lib.structure.spec import INPUT, KERNELS, NetSpec, Node, check_node
+from nnopt_lib.structure.spec import NetSpec, Node, check_value
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
@@ -27,7 +24,7 @@ def connect(
     weights: Weights | None = None,
     preserve: bool = True,
     seed: int = 0,
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     """Let a node read an earlier one too, added to what it reads or beside it.
 
     Parameters:
@@ -38,37 +35,32 @@ def connect(
         weights: of `spec`. With `preserve` the new weights are 0, so that the edge adds nothing yet; a plain
             shortcut has none, so it needs ``projection=True``. Without it they are drawn by `seed`.
 
-    Returns the new description, with `weights` also new arrays. Errors: no such node, a source that does not
-    stand before, an edge that is there, shapes that cannot be made to fit.
+    Returns the new description and its weights, new arrays, or None without `weights`. Errors: no such node,
+    a source that does not stand before, an edge that is there, shapes that cannot be made to fit.
 
     Example:
         >>> from nnopt_lib import mlp
-        >>> spec = connect(mlp((8, 8), inputs=4, outputs=2), "activation_1", "dense_3")
+        >>> spec, _ = connect(mlp((8, 8), inputs=4, outputs=2), "activation_1", "dense_3")
         >>> spec.nodes[-2].op, spec.nodes[-2].inputs
         ('add', ('activation_2', 'activation_1'))
     """
     check_choice("how", how, ("add", "concat"))
     reader = _check_edge(spec, source, target)
     read = reader.inputs[0]
-    new = Inserted(spec, read)
+    new, shape = Graph(spec.shapes), spec.shapes[read]
     if how == "concat":
-        if reader.op not in KERNELS or reader.options.get("groups", 1) > 1:
-            what = reader.op if reader.op not in KERNELS else "one with groups"
+        if not reader.has_kernel or reader.groups > 1:
+            what = "one with groups" if reader.has_kernel else reader.op
             refuse("a concatenation needs a dense layer or a convolution without groups to read it", what)
         if projection:
             refuse("projection belongs to how='add'", None, "Leave it out.")
-        joined = new.add("concat", read, _pooled(new, source))
+        joined = new.add("concat", read, _pooled(new, spec, source, shape))
     else:
-        joined = new.add("add", read, _projected(new, source, projection, weights is not None and preserve))
-    nodes: list[Node] = []
-    for node in spec.nodes:
-        if node.name == target:
-            nodes += new.nodes
-            node = replace(node, inputs=(joined,))
-        nodes.append(node)
-    connected = NetSpec(spec.input_shape, tuple(nodes))
+        keeps = weights is not None and preserve
+        joined = new.add("add", read, _projected(new, spec, source, shape, projection, keeps))
+    connected = insert(spec, spec.nodes.index(reader), new.nodes, {target: (joined,)})
     if weights is None:
-        return connected
+        return connected, None
     fresh, carried = initial_weights(connected, seed), check_weights(spec, weights)
     for name, shape in connected.parameter_shapes(trainable=False).items():
         value = np.zeros(shape, np.float32) if preserve else fresh[name]
@@ -79,9 +71,9 @@ def connect(
 
 
 def _check_edge(spec: NetSpec, source: str, target: str) -> Node:
-    check_node(spec, source, or_input=True)
-    reader = check_node(spec, target)
-    order = [INPUT, *(node.name for node in spec.nodes)]
+    check_value(spec, source)
+    reader = spec.node(target)
+    order = list(spec.shapes)
     if order.index(source) >= order.index(target):
         refuse(f"a node reads only nodes before it; {target!r} cannot read {source!r}, which comes later")
     if len(reader.inputs) != 1:
@@ -92,9 +84,11 @@ def _check_edge(spec: NetSpec, source: str, target: str) -> Node:
     return reader
 
 
-def _projected(new: Inserted, source: str, projection: bool | None, keeps: bool) -> str:
-    """`source` in the shape of what it is added to."""
-    have, want = new.spec.shapes[source], new.shape
+def _projected(
+    new: Graph, spec: NetSpec, source: str, want: Shape, projection: bool | None, keeps: bool
+) -> str:
+    """`source` in the shape `want` of what it is added to."""
+    have = spec.shapes[source]
     projection = have != want if projection is None else projection
     if not projection:
         if have != want:
@@ -104,15 +98,15 @@ def _projected(new: Inserted, source: str, projection: bool | None, keeps: bool)
         return source
     if len(want) == 1:
         source = new.add("global_pool", source) if len(have) > 1 else source
-        return new.layer(source, 1)
+        return new.add_layer(source, want, 1)
     _check_ranks(source, have, want)
     stride = tuple(_stride(have, want, n, m, 1) for n, m in zip(have[1:], want[1:], strict=True))
-    return new.layer(source, 1, stride=stride)
+    return new.add_layer(source, want, 1, stride)
 
 
-def _pooled(new: Inserted, source: str) -> str:
-    """`source` with the positions of what it is put beside."""
-    have, want = new.spec.shapes[source], new.shape
+def _pooled(new: Graph, spec: NetSpec, source: str, want: Shape) -> str:
+    """`source` with the positions of `want`, the shape of what it is put beside."""
+    have = spec.shapes[source]
     if len(want) == 1:
         return new.add("global_pool", source) if len(have) > 1 else source
     _check_ranks(source, have, want)

@@ -7,13 +7,11 @@ evaluation mode, up to rounding (Chen, Goodfellow & Shlens 2016). Chapter 03 use
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
-from nnopt_lib.structure.graph import Inserted
-from nnopt_lib.structure.spec import KERNELS, NetSpec, check_node
+from nnopt_lib.structure.graph import Graph, insert
+from nnopt_lib.structure.spec import INPUT, NetSpec, check_value, split_name
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
@@ -28,7 +26,7 @@ def deepen(
     weights: Weights | None = None,
     preserve: bool = True,
     seed: int = 0,
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     """Put a layer of equal width behind a node; all that read the node read the new layer's output.
 
     Parameters:
@@ -39,15 +37,16 @@ def deepen(
             `after` that are never negative if the activation is ReLU, and no other activation; the branch of
             a residual one begins at 0, which always works. Without `preserve` layers are drawn by `seed`.
 
-    Returns the new description, with `weights` also new arrays. Errors: no such node, an even kernel, an
-    activation through which the identity does not pass.
+    Returns the new description and its weights, new arrays, or None without `weights`. Errors: no such node,
+    an even kernel, an activation through which the identity does not pass.
 
     Example:
         >>> from nnopt_lib import mlp
-        >>> [node.name for node in deepen(mlp((8,), inputs=4, outputs=2), "activation_1").nodes]
+        >>> deeper, _ = deepen(mlp((8,), inputs=4, outputs=2), "activation_1")
+        >>> [node.name for node in deeper.nodes]
         ['dense_1', 'activation_1', 'dense_3', 'activation_2', 'dense_2']
     """
-    check_node(spec, after, or_input=True)
+    check_value(spec, after)
     check_choice("kind", kind, ("plain", "residual"))
     if check_int("kernel", kernel, at_least=1) % 2 == 0:
         refuse("kernel must be odd, so that padding keeps the size", kernel)
@@ -57,31 +56,33 @@ def deepen(
         refuse("a residual layer needs an activation between its two layers", None)
     if weights is not None and preserve and kind == "plain" and activation is not None:
         _check_identity_passes(spec, after, activation)
-    new = Inserted(spec, after)
-    last = new.layer(after, kernel)
+    new, shape = Graph(spec.shapes), spec.shapes[after]
+    last = new.add_layer(after, shape, kernel)
     last = new.add("batch_norm", last) if batch_norm else last
     last = new.add("activation", last, kind=activation) if activation else last
     if kind == "residual":
-        last = new.add("add", after, new.layer(last, kernel))
-    deeper = new.placed(last)
+        last = new.add("add", after, new.add_layer(last, shape, kernel))
+    position = 0 if after == INPUT else spec.nodes.index(spec.node(after)) + 1
+    readers = {n.name: tuple(last if name == after else name for name in n.inputs) for n in spec.nodes}
+    deeper = insert(spec, position, new.nodes, readers)
     if weights is None:
-        return deeper
-    carried = check_weights(spec, weights) | {
-        name: value
-        for name, value in initial_weights(deeper, seed).items()
-        if name.split("/")[0] in new.names
-    }
+        return deeper, None
+    # Drawn for the whole network, so that a layer's first weights depend on the seed and on where it stands.
+    added, carried = {node.name for node in new.nodes}, check_weights(spec, weights)
+    first = initial_weights(deeper, seed)
+    carried |= {name: value for name, value in first.items() if split_name(name)[0] in added}
     if preserve:
         _begin_without_effect(new, carried, kind)
     return deeper, carried
 
 
-def _begin_without_effect(new: Inserted, carried: dict[str, np.ndarray], kind: str) -> None:
+def _begin_without_effect(new: Graph, carried: dict[str, np.ndarray], kind: str) -> None:
     """The last new layer becomes the identity, or 0 at the end of a branch; changes `carried` in place."""
-    last = f"{[node for node in new.nodes if node.op in KERNELS][-1].name}/kernel"
+    last = f"{[node for node in new.nodes if node.has_kernel][-1].name}/kernel"
     carried[last] = np.zeros_like(carried[last]) if kind == "residual" else identity(carried[last])
     for node in new.nodes:
-        if kind == "plain" and node.op == "batch_norm":  # its running mean is 0, its variance 1
+        if kind == "plain" and node.op == "batch_norm":
+            # It divides by sqrt(variance + eps), with a fresh variance of 1: the scale takes that back.
             carried[f"{node.name}/scale"] *= np.float32(np.sqrt(1 + node.options["eps"]))
 
 
@@ -104,9 +105,9 @@ def _check_identity_passes(spec: NetSpec, after: str, activation: str) -> None:
 
 def never_negative(spec: NetSpec, name: str) -> bool:
     """Whether a value is at least 0 whatever the weights: a ReLU, a sigmoid, and pools and joins of such."""
-    node = next((node for node in spec.nodes if node.name == name), None)
-    if node is None:
+    if name == INPUT:
         return False
+    node = spec.node(name)
     if node.op == "activation":
         return node.options["kind"] in ("relu", "sigmoid")
     passing = ("max_pool", "avg_pool", "global_pool", "flatten", "add", "concat", "multiply")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.structure.coupling import FIXED, Coupling, couple
 from nnopt_lib.structure.edits.deepen import identity, never_negative
-from nnopt_lib.structure.edits.resize import Replicated, replicate, resizable
+from nnopt_lib.structure.edits.resize import Resized, resizable, resize
 from nnopt_lib.structure.operations import Shape
-from nnopt_lib.structure.spec import INPUT, KERNELS, NetSpec, Node, check_node
+from nnopt_lib.structure.spec import INPUT, NetSpec, Node, check_value, split_name
 from nnopt_lib.structure.weights import Weights, check_weights
 
 
@@ -29,7 +28,7 @@ def shrink(
     edge: tuple[str, str] | None = None,
     weights: Weights | None = None,
     preserve: bool = True,
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     """Take a node, some of a layer's width, or an edge out of a network; what nobody reads any more leaves.
 
     Parameters:
@@ -41,28 +40,30 @@ def shrink(
             `connect` make such. Without it the nodes with the largest rows stay (sum of sizes), and the
             others, the layer or the edge simply leave; `prune` and `remove_nodes` choose better.
 
-    Returns the new description, with `weights` also new arrays. Errors: nothing like that in the network,
-    shapes that would no longer fit, and, with `preserve`, what cannot leave without a change.
+    Returns the new description and its weights, new arrays, or None without `weights`. Errors: nothing like
+    that in the network, shapes that would no longer fit, and, with `preserve`, what cannot leave without a
+    change.
 
     Example:
         >>> from nnopt_lib import mlp
-        >>> shrink(mlp((8,), inputs=4, outputs=2), "dense_1", width=5).shapes["dense_1"]
+        >>> narrower, _ = shrink(mlp((8,), inputs=4, outputs=2), "dense_1", width=5)
+        >>> narrower.shapes["dense_1"]
         (5,)
     """
-    own = None if weights is None else check_weights(spec, weights)
+    carried = None if weights is None else check_weights(spec, weights)
     if (node is None) == (edge is None):
         refuse("shrink takes a node or an edge", "both" if node else "neither")
     if edge is not None:
-        return _without_edge(spec, edge, own, preserve)
+        return _without_edge(spec, edge, carried, preserve)
     assert node is not None
     if width is not None:
-        return _narrower(spec, node, width, own, preserve)
-    return _without_node(spec, node, own, preserve)
+        return _narrower(spec, node, width, carried, preserve)
+    return _without_node(spec, node, carried, preserve)
 
 
 def _narrower(
     spec: NetSpec, node: str, width: int, weights: dict[str, np.ndarray] | None, preserve: bool
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     coupling, numbers = resizable(spec, node)
     leave = len(numbers) - check_int("width", width, at_least=1)
     if leave <= 0:
@@ -81,23 +82,29 @@ def _narrower(
         gone = free[:leave]
         kept = np.setdiff1d(np.arange(coupling.size), gone)
         merged[kept] = kept
-    else:
-        sizes = np.zeros(coupling.size)
-        for name, rows in _rows(coupling, weights):
-            if name.endswith("/kernel"):
-                own = np.abs(weights[name]).reshape(len(rows), -1).sum(1)
-                np.add.at(sizes, rows[rows != FIXED], own[rows != FIXED])
-        gone = numbers[np.argsort(-sizes[numbers], kind="stable")[width:]]
+    else:  # stable: of equal nodes the first ones stay, as everywhere
+        gone = numbers[np.argsort(-_sizes(coupling, weights)[numbers], kind="stable")[width:]]
     copies = np.ones(coupling.size, int)
     copies[gone] = 0
-    made = replicate(coupling, copies, merged)
-    return made.resized() if weights is None else (made.resized(), made.carried(weights, divide=False))
+    resized = resize(coupling, copies, merged)
+    return resized.spec(), None if weights is None else resized.weights(weights)
+
+
+def _sizes(coupling: Coupling, weights: Weights) -> np.ndarray:
+    """The sum of sizes of each node's kernel rows, over all the layers that make it; (nodes,)."""
+    sizes = np.zeros(coupling.size)
+    for name, rows in _rows(coupling, weights):
+        if name.endswith("/kernel"):
+            row_sizes = np.abs(weights[name]).reshape(len(rows), -1).sum(1)
+            # add.at, since channels of a group are one node, and would overwrite each other with +=.
+            np.add.at(sizes, rows[rows != FIXED], row_sizes[rows != FIXED])
+    return sizes
 
 
 def _rows(coupling: Coupling, weights: Weights) -> Iterator[tuple[str, np.ndarray]]:
     """The name of every array with rows that nodes own, and the numbers of these nodes, row by row."""
     for name in weights:
-        numbers = coupling.nodes[name.split("/")[0]]
+        numbers = coupling.nodes[split_name(name)[0]]
         if (numbers != FIXED).any():
             yield name, numbers
 
@@ -111,7 +118,7 @@ def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tup
                 rows_of[number].append(name.encode() + weights[name][row].tobytes())
     read = np.zeros(coupling.size, bool)
     for node in coupling.spec.nodes:
-        if node.op in KERNELS and node.options.get("groups", 1) == 1:
+        if node.has_kernel and node.groups == 1:
             kernel, source = weights[f"{node.name}/kernel"], coupling.nodes[node.inputs[0]]
             used = kernel.swapaxes(0, 1).reshape(len(source), -1).any(1) & (source != FIXED)
             read[source[used]] = True
@@ -123,8 +130,10 @@ def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tup
     return merged, np.asarray(free, int)
 
 
-def _without_node(spec: NetSpec, name: str, weights: dict[str, np.ndarray] | None, preserve: bool) -> Any:
-    node = check_node(spec, name)
+def _without_node(
+    spec: NetSpec, name: str, weights: dict[str, np.ndarray] | None, preserve: bool
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
+    node = spec.node(name)
     if len(node.inputs) > 1:
         refuse(
             f"{name!r} reads several nodes",
@@ -144,14 +153,15 @@ def _without_node(spec: NetSpec, name: str, weights: dict[str, np.ndarray] | Non
 
 
 def _is_identity(spec: NetSpec, node: Node, weights: Weights) -> bool:
-    own = {part: weights[f"{node.name}/{part}"] for part in _PARTS if f"{node.name}/{part}" in weights}
-    if node.op in KERNELS:
-        kernel = own["kernel"]
-        square = node.options.get("groups", 1) == 1 and all(size % 2 for size in kernel.shape[2:])
-        return square and np.array_equal(kernel, identity(kernel)) and not np.any(own.get("bias", 0))
+    arrays = {part: weights[f"{node.name}/{part}"] for part in _PARTS if f"{node.name}/{part}" in weights}
+    if node.has_kernel:
+        kernel = arrays["kernel"]
+        square = node.groups == 1 and all(size % 2 for size in kernel.shape[2:])
+        return square and np.array_equal(kernel, identity(kernel)) and not np.any(arrays.get("bias", 0))
     if node.op == "batch_norm":
-        slope = own["scale"] / np.sqrt(own["variance"] + node.options["eps"])
-        offset = own["shift"] - slope * own["mean"]
+        slope = arrays["scale"] / np.sqrt(arrays["variance"] + node.options["eps"])
+        offset = arrays["shift"] - slope * arrays["mean"]
+        # Not exactly: sqrt(1 + eps), which `deepen` puts into the scale, is rounded to float32.
         return bool(np.allclose(slope, 1, atol=1e-6) and np.allclose(offset, 0, atol=1e-6))
     return node.op == "activation" and node.options["kind"] == "relu" and never_negative(spec, node.inputs[0])
 
@@ -161,10 +171,10 @@ _PARTS = ("kernel", "bias", "scale", "shift", "mean", "variance")
 
 def _without_edge(
     spec: NetSpec, edge: tuple[str, str], weights: dict[str, np.ndarray] | None, preserve: bool
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     source, target = edge
-    node = check_node(spec, target)
-    check_node(spec, source, or_input=True)
+    node = spec.node(target)
+    check_value(spec, source)
     if source not in node.inputs:
         refuse(f"{target!r} does not read {source!r}", None, f"It reads {', '.join(node.inputs)}.")
     if node.op not in ("add", "concat", "multiply"):
@@ -172,22 +182,22 @@ def _without_edge(
         refuse(
             f"an edge leaves only a node that adds, concatenates or multiplies; {target!r}", node.op, remedy
         )
-    place = node.inputs.index(source)
+    position = node.inputs.index(source)  # a node may be read twice; the first of the two leaves
     nodes, changed = list(spec.nodes), weights
     if node.op == "concat":
         widths = [spec.shapes[name][0] for name in node.inputs]
         owner = np.repeat(np.arange(len(widths)), widths)
         coupling = couple(spec)
-        kept = {target: np.flatnonzero(owner != place)}
-        made = replicate(coupling, np.ones(coupling.size, int), values=kept)
-        nodes, changed = made.nodes(), None if weights is None else made.carried(weights, divide=False)
-        nothing = weights is None or _not_read(made, weights)
+        kept = {target: np.flatnonzero(owner != position)}
+        resized = resize(coupling, np.ones(coupling.size, int), values=kept)
+        nodes, changed = resized.nodes(), None if weights is None else resized.weights(weights)
+        nothing = weights is None or _not_read(resized, weights)
     else:
         nothing = weights is None or (node.op == "add" and _zero(spec, source, weights))
     if preserve and not nothing:
         rule = f"the edge from {source!r} to {target!r} cannot leave without changing the function"
         refuse(rule, "one that adds something", "Pass preserve=False to let it go anyway.")
-    left = tuple(name for i, name in enumerate(node.inputs) if i != place)
+    left = tuple(name for i, name in enumerate(node.inputs) if i != position)
     if node.op == "multiply" and all(spec.shapes[name] != spec.shapes[target] for name in left):
         refuse(f"without {source!r} nothing of the shape of {target!r} is left", spec.shapes[left[0]])
     if len(left) == 1:
@@ -196,12 +206,12 @@ def _without_edge(
     return _rewired(spec.input_shape, nodes, {}, changed)
 
 
-def _not_read(made: Replicated, weights: Weights) -> bool:
-    """Whether every kernel's columns are 0 for the channels that are no longer there."""
-    for node in made.spec.nodes:
-        if node.op in KERNELS and node.options.get("groups", 1) == 1:
+def _not_read(resized: Resized, weights: Weights) -> bool:
+    """Whether every kernel's columns are 0 for the channels that have left."""
+    for node in resized.before.nodes:
+        if node.has_kernel and node.groups == 1:
             source = node.inputs[0]
-            gone = np.setdiff1d(np.arange(len(made.merged[source])), made.index[source])
+            gone = np.setdiff1d(np.arange(len(resized.merged[source])), resized.index[source])
             if weights[f"{node.name}/kernel"][:, gone].any():
                 return False
     return True
@@ -215,7 +225,7 @@ def _zero(spec: NetSpec, name: str, weights: Weights) -> bool:
 
 def _rewired(
     input_shape: Shape, nodes: Sequence[Node], instead: Mapping[str, str], weights: Weights | None
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     """The network in which readers of a node in `instead` read what stands there; unread nodes leave."""
     nodes = [replace(n, inputs=tuple(instead.get(name, name) for name in n.inputs)) for n in nodes]
     read = {instead.get(nodes[-1].name, nodes[-1].name)}
@@ -223,5 +233,5 @@ def _rewired(
         read |= set(node.inputs) if node.name in read else set()
     spec = NetSpec(input_shape, tuple(n for n in nodes if n.name in read))
     if weights is None:
-        return spec
-    return spec, {name: value for name, value in weights.items() if name.split("/")[0] in read}
+        return spec, None
+    return spec, {name: value for name, value in weights.items() if split_name(name)[0] in read}

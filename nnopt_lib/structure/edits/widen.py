@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
-from nnopt_lib.structure.edits.resize import Replicated, replicate, resizable
-from nnopt_lib.structure.spec import NetSpec
+from nnopt_lib.structure.edits.resize import Resized, resizable, resize
+from nnopt_lib.structure.spec import NetSpec, split_name
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
@@ -21,7 +19,7 @@ def widen(
     preserve: bool = True,
     shares: str = "drawn",
     seed: int = 0,
-) -> Any:
+) -> tuple[NetSpec, dict[str, np.ndarray] | None]:
     """Give a layer more units or filters; layers that are coupled with it (additions, gates) follow.
 
     Parameters:
@@ -32,12 +30,12 @@ def widen(
             (2016) do before they add noise. Copies with equal shares get equal gradients, and without noise
             stay copies for ever; drawn shares let them part, and keep the function.
 
-    Returns the new description, with `weights` also new arrays. Errors: no such layer, a width that is not
-    larger, nodes that must stay as they are (`couple` says which).
+    Returns the new description and its weights, new arrays, or None without `weights`. Errors: no such layer,
+    a width that is not larger, nodes that must stay as they are (`couple` says which).
 
     Example:
         >>> from nnopt_lib import mlp
-        >>> wider = widen(mlp((8,), inputs=4, outputs=2), "dense_1", 12)
+        >>> wider, _ = widen(mlp((8,), inputs=4, outputs=2), "dense_1", 12)
         >>> wider.parameter_shapes()["dense_1/kernel"], wider.parameter_shapes()["dense_2/kernel"]
         ((12, 4), (2, 12))
     """
@@ -49,26 +47,26 @@ def widen(
     random = np.random.default_rng(check_int("seed", seed, at_least=0))
     drawn = random.choice(numbers, width - have)
     copies = 1 + np.bincount(drawn, minlength=coupling.size)
-    made = replicate(coupling, copies)
-    wider = made.resized()
+    resized = resize(coupling, copies)
+    wider = resized.spec()
     if weights is None:
-        return wider
-    own = random if shares == "drawn" else None
-    carried = made.carried(check_weights(spec, weights), divide=preserve, random=own)
+        return wider, None
+    # The generator that drew the copies draws the shares: one seed decides all of an edit.
+    draws = random if shares == "drawn" else None
+    carried = resized.weights(check_weights(spec, weights), divide=preserve, random=draws)
     if not preserve:
-        _redraw_copies(made, carried, initial_weights(wider, seed))
+        _redraw_copies(resized, carried, initial_weights(wider, seed))
     return wider, carried
 
 
-def _redraw_copies(made: Replicated, carried: dict[str, np.ndarray], fresh: Weights) -> None:
+def _redraw_copies(resized: Resized, carried: dict[str, np.ndarray], fresh: Weights) -> None:
     """Write `fresh` over the rows and columns of all copies, in place."""
-    node_of = {node.name: node for node in made.spec.nodes}
     for name, value in carried.items():
-        owner, part = name.split("/")
-        rows = _copies(made.index[owner])
+        layer, part = split_name(name)
+        node, rows = resized.before.node(layer), _copies(resized.index[layer])
         value[rows] = fresh[name][rows]
-        if part == "kernel" and node_of[owner].options.get("groups", 1) == 1:
-            columns = _copies(made.index[node_of[owner].inputs[0]])
+        if part == "kernel" and node.groups == 1:
+            columns = _copies(resized.index[node.inputs[0]])
             value[:, columns] = fresh[name][:, columns]
 
 
