@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nnopt_lib.structure.spec import NetSpec, Node
+from nnopt_lib.structure.spec import NetSpec, Node, split_name
 
 FLOAT32_BYTES = 4
 
@@ -35,8 +35,8 @@ def count_by_node(spec: NetSpec) -> dict[str, Cost]:
     """The `Cost` of every node, by name, in order."""
     sizes: dict[str, dict[str, int]] = {node.name: {} for node in spec.nodes}
     for name, shape in spec.parameter_shapes().items():
-        owner, _, part = name.rpartition("/")
-        sizes[owner][part] = math.prod(shape)
+        layer, part = split_name(name)
+        sizes[layer][part] = math.prod(shape)
     costs = {}
     for node in spec.nodes:
         own, out = sizes[node.name], spec.shapes[node.name]

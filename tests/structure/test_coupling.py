@@ -69,7 +69,7 @@ def test_groups_of_a_convolution_leave_whole():
     )
     coupling = couple(spec)
     assert list(coupling.nodes["a"]) == [0, 0, 1, 1] and list(coupling.nodes["b"]) == [0, 0, 0, 1, 1, 1]
-    after = resize(coupling, np.array([1, 0])).spec()
+    after = resize(coupling, np.array([1, 0]), whole_groups=True).spec()
     assert [dict(node.options)["groups"] for node in after.nodes] == [1, 1, 1]
     assert [after.shapes[name][0] for name in "abc"] == [2, 3, 2]
 
@@ -77,12 +77,12 @@ def test_groups_of_a_convolution_leave_whole():
 def test_counts_of_the_smaller_network_by_hand():
     coupling = couple(residual())
     kept = coupling.kept({"project": np.array([True, False, True, True]), "side": np.array([False, True])})
-    after = resize(coupling, kept.astype(int)).spec()
+    after = resize(coupling, kept.astype(int), whole_groups=True).spec()
     # stem 3*3*9+3, norm 6, depthwise 3*9+3, project 3*3+3, side 3+1, head 4*25*10+10
     assert count(after).parameters == 84 + 6 + 30 + 12 + 4 + 1010
     assert count(after).macs == 25 * (81 + 27 + 9 + 3) + 1000
     weights = initial_weights(coupling.spec, 0)
-    small = resize(coupling, kept.astype(int)).weights(weights)
+    small = resize(coupling, kept.astype(int), whole_groups=True).weights(weights)
     assert {name: value.shape for name, value in small.items()} == after.parameter_shapes(trainable=False)
     columns = weights["head/kernel"].reshape(10, 6, 25)[:, [0, 2, 3, 5]].reshape(10, 100)
     np.testing.assert_array_equal(small["head/kernel"], columns)
@@ -115,14 +115,26 @@ def test_constants_behind_a_sigmoid_are_folded():
     coupling, kept = couple(spec), np.array([True, False, True])
     weights = initial_weights(spec, 1)
     assert list(constants(coupling, kept)["gate"]) == [0, 0.5, 0]
-    small = resize(coupling, kept.astype(int)).weights(weights)
+    small = resize(coupling, kept.astype(int), whole_groups=True).weights(weights)
     after = fold_constants(
-        coupling, kept, weights, resize(coupling, kept.astype(int)).spec(), small, fold=True
+        coupling,
+        kept,
+        weights,
+        resize(coupling, kept.astype(int), whole_groups=True).spec(),
+        small,
+        fold=True,
     )
     assert after.nodes[-1].options["bias"] is True
     np.testing.assert_allclose(small["out/bias"], weights["out/kernel"][:, 1] / 2, rtol=1e-6)
     with pytest.raises(NnoptError) as error:
-        fold_constants(coupling, kept, weights, resize(coupling, kept.astype(int)).spec(), small, fold=False)
+        fold_constants(
+            coupling,
+            kept,
+            weights,
+            resize(coupling, kept.astype(int), whole_groups=True).spec(),
+            small,
+            fold=False,
+        )
     assert str(error.value) == (
         "removing nodes that layer 'out' reads would change its outputs; received a sigmoid, which makes 0.5 of "
         "their 0, and fold=False. Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."

@@ -5,6 +5,8 @@ Chapter 05 uses it.
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 
 from nnopt_lib.checks import check_choice, refuse
@@ -14,6 +16,30 @@ from nnopt_lib.structure.spec import NetSpec, Node, check_value
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
+@overload
+def connect(
+    spec: NetSpec,
+    source: str,
+    target: str,
+    *,
+    how: str = ...,
+    projection: bool | None = ...,
+    weights: None = ...,
+    preserve: bool = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, None]: ...
+@overload
+def connect(
+    spec: NetSpec,
+    source: str,
+    target: str,
+    *,
+    how: str = ...,
+    projection: bool | None = ...,
+    weights: Weights,
+    preserve: bool = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, dict[str, np.ndarray]]: ...
 def connect(
     spec: NetSpec,
     source: str,

@@ -7,6 +7,8 @@ evaluation mode, up to rounding (Chen, Goodfellow & Shlens 2016). Chapter 03 use
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
@@ -15,6 +17,32 @@ from nnopt_lib.structure.spec import INPUT, NetSpec, check_value, split_name
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
+@overload
+def deepen(
+    spec: NetSpec,
+    after: str,
+    *,
+    kind: str = ...,
+    kernel: int = ...,
+    activation: str | None = ...,
+    batch_norm: bool = ...,
+    weights: None = ...,
+    preserve: bool = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, None]: ...
+@overload
+def deepen(
+    spec: NetSpec,
+    after: str,
+    *,
+    kind: str = ...,
+    kernel: int = ...,
+    activation: str | None = ...,
+    batch_norm: bool = ...,
+    weights: Weights,
+    preserve: bool = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, dict[str, np.ndarray]]: ...
 def deepen(
     spec: NetSpec,
     after: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
 
@@ -20,6 +21,26 @@ from nnopt_lib.structure.spec import INPUT, NetSpec, Node, check_value, split_na
 from nnopt_lib.structure.weights import Weights, check_weights
 
 
+@overload
+def shrink(
+    spec: NetSpec,
+    node: str | None = ...,
+    *,
+    width: int | None = ...,
+    edge: tuple[str, str] | None = ...,
+    weights: None = ...,
+    preserve: bool = ...,
+) -> tuple[NetSpec, None]: ...
+@overload
+def shrink(
+    spec: NetSpec,
+    node: str | None = ...,
+    *,
+    width: int | None = ...,
+    edge: tuple[str, str] | None = ...,
+    weights: Weights,
+    preserve: bool = ...,
+) -> tuple[NetSpec, dict[str, np.ndarray]]: ...
 def shrink(
     spec: NetSpec,
     node: str | None = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import overload
+
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
@@ -10,6 +12,28 @@ from nnopt_lib.structure.spec import NetSpec, split_name
 from nnopt_lib.structure.weights import Weights, check_weights, initial_weights
 
 
+@overload
+def widen(
+    spec: NetSpec,
+    node: str,
+    width: int,
+    *,
+    weights: None = ...,
+    preserve: bool = ...,
+    shares: str = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, None]: ...
+@overload
+def widen(
+    spec: NetSpec,
+    node: str,
+    width: int,
+    *,
+    weights: Weights,
+    preserve: bool = ...,
+    shares: str = ...,
+    seed: int = ...,
+) -> tuple[NetSpec, dict[str, np.ndarray]]: ...
 def widen(
     spec: NetSpec,
     node: str,
