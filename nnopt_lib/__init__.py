@@ -44,7 +44,7 @@ _HOME = {
     "pruning.prune": ["prunable", "prune", "apply_masks", "hold"],
     "pruning.iterative": ["snapshot", "rewind", "reinitialize", "iterative_prune"],
     "nas.budgets": ["Budget", "at_budget"],
-    "nas.result": ["Found"],
+    "nas.result": ["SearchResult"],
     "nas.search": ["SearchSpace", "search"],
     "experiments.run": ["run_experiment"],
     "results.claims": ["claim", "replay"],

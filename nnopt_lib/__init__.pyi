@@ -14,7 +14,7 @@ from nnopt_lib.models.build import set_weights as set_weights
 from nnopt_lib.models.describe import describe as describe
 from nnopt_lib.nas.budgets import Budget as Budget
 from nnopt_lib.nas.budgets import at_budget as at_budget
-from nnopt_lib.nas.result import Found as Found
+from nnopt_lib.nas.result import SearchResult as SearchResult
 from nnopt_lib.nas.search import SearchSpace as SearchSpace
 from nnopt_lib.nas.search import search as search
 from nnopt_lib.pruning import penalties as penalties
@@ -128,7 +128,7 @@ __all__ = [
     "iterative_prune",
     "Budget",
     "at_budget",
-    "Found",
+    "SearchResult",
     "SearchSpace",
     "search",
     "run_experiment",

@@ -16,7 +16,7 @@ MOVED = {
     "budgets": ["nas.budgets"],
     "builders": ["structure.classics", "structure.graph"],
     "calibration": ["pruning.repair", "pruning.importance"],
-    "chapters": ["course.chapters.state", "course.chapters.source", "files"],
+    "chapters": ["course.chapters.state", "course.chapters.prepare", "course.chapters.source", "files"],
     "claims": ["results.claims"],
     "cli_labs": ["course.labs.commands"],
     "cli_results": ["course.chapters.commands"],

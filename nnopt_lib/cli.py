@@ -6,9 +6,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
 from nnopt_lib.course.chapters.commands import Names, results
@@ -21,6 +22,19 @@ app.add_typer(labs, name="labs")
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 Profile = Annotated[str, typer.Option(help="quick (seconds, few seeds) or published (what the book shows)")]
 Jobs = Annotated[int, typer.Option(help="chapters at once; they share the cores")]
+
+
+class _WithParameters(TyperCommand):
+    """A command whose option -p takes two words, NAME and VALUE, as often as it is given.
+
+    Typer refuses the annotation ``list[tuple[str, str]]`` that would say so, but its parser takes `nargs`
+    together with `multiple`: the option is declared as a list of anything, and `nargs` set afterwards.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        (pairs,) = (option for option in self.params if "-p" in option.opts)
+        pairs.nargs = 2
 
 
 @app.callback()
@@ -49,18 +63,20 @@ def list_chapters(profile: Profile = "published") -> None:
     from nnopt_lib.course.chapters.state import listed_state
 
     check_choice("profile", profile, PROFILES)
+    # No tabulate, which needs all rows first: a line is printed as soon as its chapter has been looked at.
+    # The other commands keep the width of this first column, so that their lines stand below these.
     for chapter in find_chapters():
         state = listed_state(chapter, profile)
         seconds = "" if state.duration_seconds is None else f"{state.duration_seconds:.1f} s"
         typer.echo(f"{chapter.name:24} {state.word:10} {seconds:>9}  {chapter.title}")
 
 
-@app.command()
+@app.command(cls=_WithParameters)
 def run(
     chapters: Names = None,
     profile: Profile = "published",
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="set a parameter; may be repeated")
+        list[Any] | None, typer.Option("-p", metavar="NAME VALUE", help="set a parameter; may be repeated")
     ] = None,
     jobs: Jobs = 1,
     save: Annotated[
@@ -79,7 +95,10 @@ def run(
     from nnopt_lib.course.chapters.run import run_chapters
     from nnopt_lib.course.chapters.source import find_chapters
 
-    given = dict(_name_and_value(text) for text in parameter or [])
+    given = dict(parameter or [])
+    for name in given:
+        if "=" in name:  # no parameter's name has one; the next word, a chapter perhaps, went for its value
+            refuse("a parameter must be given as -p NAME VALUE", f"-p {name}")
     profile = given.pop("profile", profile)
     check_int("--jobs", jobs, at_least=1)
     outcomes = run_chapters(find_chapters(chapters or []), profile, given, jobs=jobs, save=save)
@@ -104,18 +123,18 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     from nnopt_lib.course.labs.sources import find_labs, lab_problems
 
     check_int("--jobs", jobs, at_least=1)
-    found = find_chapters(chapters or [])
-    checks = joblib.Parallel(n_jobs=min(jobs, len(found)))(
-        joblib.delayed(check_chapter)(one) for one in found
+    sources = find_chapters(chapters or [])
+    problems = joblib.Parallel(n_jobs=min(jobs, len(sources)))(
+        joblib.delayed(check_chapter)(chapter) for chapter in sources
     )
-    if not chapters and any(found[0].source.parent.glob("labs/*.md")):
-        labs_found = find_labs()
-        found, checks = [*found, *labs_found], [*checks, *map(lab_problems, labs_found)]
-    for chapter, problems in zip(found, checks, strict=True):
-        typer.echo(f"{chapter.name:24} {'has problems' if problems else 'ok'}")
-    lines = [
-        f"{one.name}: {problem}" for one, problems in zip(found, checks, strict=True) for problem in problems
-    ]
+    # Looked for first, since find_labs refuses a course without a single lab.
+    if not chapters and any(sources[0].source.parent.glob("labs/*.md")):
+        student_labs = find_labs()
+        sources, problems = [*sources, *student_labs], [*problems, *map(lab_problems, student_labs)]
+    checked = list(zip(sources, problems, strict=True))
+    for source, sentences in checked:
+        typer.echo(f"{source.name:24} {'has problems' if sentences else 'ok'}")
+    lines = [f"{source.name}: {sentence}" for source, sentences in checked for sentence in sentences]
     if lines:
         raise NnoptError("\n".join(lines))
 
@@ -159,7 +178,7 @@ def figures(
     width: Annotated[float | None, typer.Option(help="of the column, in inches")] = None,
     form: Annotated[str, typer.Option("--format", help="any of svg,pdf,png")] = "svg,pdf,png",
     out: Annotated[Path | None, typer.Option(help="folder; build/figures by default")] = None,
-    own: Annotated[bool, typer.Option("--own", help="of your last run, not those published")] = False,
+    last_run: Annotated[bool, typer.Option("--own", help="of your last run, not those published")] = False,
     only_list: Annotated[bool, typer.Option("--list", help="print the names and stop")] = False,
     verify: Annotated[
         Path | None, typer.Option(help="a folder drawn earlier: is it still what the code gives?")
@@ -190,23 +209,23 @@ def figures(
             )
     if width is not None:
         check_number("--width", width, at_least=NARROWEST_INCHES, below=WIDEST_INCHES)
-    for name in [one for one in known if not names or any(_matching(text, [one]) for text in names)]:
+    for name in [name for name in known if not names or any(_matching(text, [name]) for text in names)]:
         if not only_list:
-            redraw(name, style=style, width_inches=width, formats=tuple(form.split(",")), out=out, own=own)
+            formats = tuple(form.split(","))
+            redraw(name, style=style, width_inches=width, formats=formats, out=out, own=last_run)
         typer.echo(name)
 
 
 def _verify_figures(folder: Path) -> None:
     from nnopt_lib.results.figures import verify
 
-    found = verify(folder)
-    for file, verdict in found.items():
+    verdicts = verify(folder)
+    for file, verdict in verdicts.items():
         typer.echo(f"{file:40} {verdict}")
-    off = [file for file, verdict in found.items() if verdict != "same"]
-    if off:
-        refuse(
-            f"all files in {folder} must be what the rows give now", f"{len(off)} that are not", "Draw again."
-        )
+    outdated = [file for file, verdict in verdicts.items() if verdict != "same"]
+    if outdated:
+        rule = f"all files in {folder} must be what the rows give now"
+        refuse(rule, f"{len(outdated)} that are not", "Draw again.")
 
 
 def _matching(text: str, known: Sequence[str]) -> list[str]:
@@ -241,28 +260,10 @@ def env() -> None:
         typer.echo(f"{name:16} {words}")
 
 
-def _name_and_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        refuse("a parameter must be given as -p NAME VALUE", f"-p {text}")
-    return name, value
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Write ``-p name value`` as ``-p name=value``: typer has no repeated option of two words."""
-    words, joined = list(arguments), []
-    while words:
-        word = words.pop(0)
-        joined.append(word)
-        if word == "-p" and words and "=" not in words[0]:
-            joined.append("=".join([words.pop(0), *words[:1]]))
-            del words[:1]
-    return joined
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status and prints a failure as one line on stderr."""
-    words = _joined(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # Taken out here, since the parser knows the options of nnopt before the command's name only.
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

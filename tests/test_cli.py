@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnopt_lib.cli import _joined, main
+from nnopt_lib.cli import main
 from nnopt_lib.course.book import build as book_module
 from nnopt_lib.course.chapters import check as validation
 from nnopt_lib.course.chapters import run as running
@@ -88,12 +88,11 @@ def test_run_executes_then_finds_everything_fresh(capsys, executions):
     assert executions == [("01-first", {"profile": "quick"}), ("02-second", {"profile": "quick"})]
 
 
-def test_parameters_are_passed_as_two_words_or_with_an_equals_sign(capsys, executions):
-    run(capsys, "run", "01", "-p", "device", "cpu", "-p", "recompute=true", "-p", "profile", "quick")
-    assert executions == [("01-first", {"profile": "quick", "recompute": True, "device": "cpu"})]
-    assert _joined(["run", "-p", "a", "b=c", "-p", "d=e", "02", "-p", "f"]) == [
-        "run", "-p", "a=b=c", "-p", "d=e", "02", "-p", "f"
-    ]  # fmt: skip
+def test_parameters_are_passed_as_two_words_and_may_be_repeated(capsys, executions):
+    run(capsys, "run", "-p", "device", "a=b", "01", "-p", "recompute", "true", "-p", "profile", "quick")
+    assert executions == [("01-first", {"profile": "quick", "recompute": True, "device": "a=b"})]
+    run(capsys, "run", "01", "-p", "device", "cpu", "-p", "device", "-1")  # the last one wins, dashes and all
+    assert executions[1:] == [("01-first", {"device": "-1"})]
 
 
 def test_list_prints_state_duration_and_title(capsys, executions):
@@ -113,7 +112,10 @@ FAILURES = [
      "received 'recompte'. Did you mean 'recompute'?"),
     (["run", "-p", "recompute", "maybe"], 1, "parameter recompute of 01-first must be true or false, like False; "
      "received 'maybe'."),
-    (["run", "-p", "recompute"], 1, "a parameter must be given as -p NAME VALUE; received -p recompute."),
+    (["run", "-p", "recompute"], 2, "Option '-p' requires 2 arguments. See nnopt --help."),
+    (["run", "-p", "recompute=true"], 2, "Option '-p' requires 2 arguments. See nnopt --help."),
+    (["run", "-p", "recompute=true", "01"], 1, "a parameter must be given as -p NAME VALUE; "
+     "received -p recompute=true."),
     (["run", "--profile", "quik"], 1, "profile must be one of quick, published; received 'quik'. "
      "Did you mean 'quick'?"),
     (["list", "--profile", "quik"], 1, "profile must be one of quick, published; received 'quik'. "

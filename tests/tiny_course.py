@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nnopt_lib.course.chapters import state as chapters_module
+from nnopt_lib import paths
+from nnopt_lib.course.chapters import prepare as preparing
+from nnopt_lib.experiments import records
 
 CHAPTER = """\
 ---
@@ -85,7 +87,7 @@ def write_course(folder, monkeypatch):
         (folder / "chapters" / f"{name}.md").write_text(CHAPTER.replace("NN-rows", f"{name[:2]}-rows"))
     monkeypatch.setenv("NNOPT_HOME", str(folder))
     monkeypatch.setenv("NNOPT_PROGRESS", "0")
-    monkeypatch.setattr(chapters_module, "LIBRARY", folder / "library")
+    monkeypatch.setattr(preparing, "LIBRARY", folder / "library")
     for name in ("NNOPT_BUILD", "NNOPT_STORE", "NNOPT_ROWS", "NNOPT_USED"):
         monkeypatch.delenv(name, raising=False)
 
@@ -94,3 +96,23 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def published_values(experiment="01-rows"):
+    """The published value of each seed."""
+    published = records.read_published(experiment).values()
+    return {record["settings"]["seed"]: record["rows"][0]["y"] for record in published}
+
+
+def plant_row(value, seed=1, experiment="01-rows"):
+    """Put another value under a published run id into the local store, as another processor would."""
+    published = records.read_published(experiment).values()
+    (record,) = [record for record in published if record["settings"]["seed"] == seed]
+    path = paths.store_folder() / experiment / f"{record['run_id']}.json"
+    records.write_record(path, {**record, "rows": [{"y": value}]})
+
+
+def committed_bytes(project):
+    """Bytes of all that `--save` commits."""
+    files = [path for path in (project / "chapters").rglob("*") if path.is_file()]
+    return {str(path.relative_to(project)): path.read_bytes() for path in files}

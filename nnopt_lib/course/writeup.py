@@ -46,7 +46,7 @@ def build_writeup(out: Path | None = None) -> Path:
     source = project_root() / SOURCE
     if not source.is_file():
         refuse(f"the write-up needs its source {SOURCE}", f"no such file in {project_root()}")
-    records, figures = _named(source.read_text(encoding="utf-8"))
+    records, figures = _used_in(source.read_text(encoding="utf-8"))
     stored = {name: read_json(results_folder() / "figures" / f"{name}.json") for name in figures}
     check_fresh(
         records | {f"figure {name}": {**figure, "chapter": name[:2]} for name, figure in stored.items()}
@@ -87,12 +87,12 @@ def _compile(folder: Path, chapters: Iterable[Mapping[str, Any]]) -> bytes:
         raise NnoptError(f"{SOURCE} could not be compiled: {' '.join(str(error).split())}.") from error
 
 
-def _named(text: str) -> tuple[dict[str, Any], list[str]]:
+def _used_in(text: str) -> tuple[dict[str, Any], list[str]]:
     """The records that the source names, all replays, and its figures; an unknown name is refused."""
     known = read_claims()
     text = re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE)
-    named = dict.fromkeys(re.findall(r'"(\d\d-[\w-]+/[^"]+)"', text))
-    for name in named:
+    in_source = dict.fromkeys(re.findall(r'"(\d\d-[\w-]+/[^"]+)"', text))
+    for name in in_source:
         if name not in known:
             chapter = [other for other in known if other.startswith(name.partition("/")[0])]
             refuse(f"{SOURCE} names the record {name!r}, which no chapter made", None, nearest(name, chapter))
@@ -106,7 +106,7 @@ def _named(text: str) -> tuple[dict[str, Any], list[str]]:
                 nearest(name, published or ["none"]),
             )
     return {
-        name: record for name, record in known.items() if name in named or record["kind"] == "replay"
+        name: record for name, record in known.items() if name in in_source or record["kind"] == "replay"
     }, figures
 
 
@@ -116,34 +116,40 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
     ``mean``, ``low`` and ``high`` are rounded to two significant digits of the interval's width;
     ``less`` holds the three of the opposite sign, for a sentence the other way round.
     """
-    own: dict[str, Any] = {"chapter": record["chapter"][:2], "kind": record["kind"]}
+    facts: dict[str, Any] = {"chapter": record["chapter"][:2], "kind": record["kind"]}
     if record["kind"] == "replay":
         verdict, _, because = record["verdict"].removeprefix("replayed, ").partition(", because ")
         published = {**record, "published": float(f"{record['published']:.4g}")}  # some are ratios of two
-        own |= {"quantity": record["quantity"], "published": published_band(published).replace("-", "−")}
-        own |= {"source": record["source"], "mark": record["mark"], "verdict": verdict, "because": because}
+        facts |= {"quantity": record["quantity"], "published": published_band(published).replace("-", "−")}
+        facts |= {"source": record["source"], "mark": record["mark"], "verdict": verdict, "because": because}
     else:
-        own |= {"verdict": "holds" if record["holds"] else "does not hold", "sentence": record["sentence"]}
+        facts |= {"verdict": "holds" if record["holds"] else "does not hold", "sentence": record["sentence"]}
     numbers = record if record["kind"] == "replay" else record["numbers"]
     if "low" in numbers and "high" in numbers:
-        found = {key: numbers[key] for key in ("mean", "low", "high") if key in numbers}
+        estimate = {key: numbers[key] for key in ("mean", "low", "high") if key in numbers}
         turned = {"low": -numbers["high"], "high": -numbers["low"]}
-        own |= {**_rounded(found), "less": _rounded({**{key: -found[key] for key in found}, **turned})}
-    return own
+        facts |= {
+            **_rounded(estimate),
+            "less": _rounded({**{key: -estimate[key] for key in estimate}, **turned}),
+        }
+    return facts
 
 
-def _rounded(found: Mapping[str, float]) -> dict[str, str]:
-    width = found["high"] - found["low"]
+def _rounded(estimate: Mapping[str, float]) -> dict[str, str]:
+    width = estimate["high"] - estimate["low"]
     digits = max(0, 1 - math.floor(math.log10(width))) if width > 0 else 2
-    return {key: f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−") for key, value in found.items()}
+    # Adding 0.0 makes 0.0 of the -0.0 that rounding may leave, which would print a sign.
+    return {
+        key: f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−") for key, value in estimate.items()
+    }
 
 
 def chapter_facts(chapter: str) -> dict[str, Any]:
     """What stands under a chapter's records: runs, seeds, hours of computing, commit and date of its rows."""
     saved = read_status()[chapter]
     verdicts = [shown(one)["verdict"] for one in read_claims().values() if one["chapter"] == chapter]
-    own = [name for name in saved["rows"] if name.startswith(f"{chapter[:2]}-")]
-    runs = [read_published(name).values() for name in own]
+    experiments = [name for name in saved["rows"] if name.startswith(f"{chapter[:2]}-")]
+    runs = [read_published(name).values() for name in experiments]
     seeds = [count for records in runs for count in _seeds(records)]
     origins = [one["provenance"] for records in runs for one in records]
     return {
@@ -166,7 +172,7 @@ def _seeds(records: Iterable[Mapping[str, Any]]) -> list[int]:
             words = {name: value for name, value in fields.items() if isinstance(value, str)}
             if "seed" in fields:
                 seeds.setdefault(json.dumps(words, sort_keys=True), set()).add(fields["seed"])
-    return [len(found) for found in seeds.values()]
+    return [len(different) for different in seeds.values()]
 
 
 def _about(chapters: list[dict[str, Any]]) -> dict[str, Any]:

@@ -33,23 +33,23 @@ def read_checked(file: RemoteFile) -> bytes:
     A gzipped file is as good as an uncompressed one. Refuses a local file whose content is not what was
     published, naming it, and a file that no source has, naming what each said.
     """
-    if (named := _named_folder()) and not named.is_dir():
-        refuse("NNOPT_DATA must name a folder that exists", repr(str(named)), "Unset it to download data.")
+    if (folder := _data_folder()) and not folder.is_dir():
+        refuse("NNOPT_DATA must name a folder that exists", repr(str(folder)), "Unset it to download data.")
     local = find_local(file)
     return _checked(local, file) if local else _downloaded(file)
 
 
 def find_local(file: RemoteFile) -> Path | None:
     """Where `file` lies on this machine, NNOPT_DATA before the cache, or None; its content is not read."""
-    folders = [folder for folder in (_named_folder(), _cache()) if folder]
+    folders = [folder for folder in (_data_folder(), _cache()) if folder]
     names = [file.path, Path(file.path).name]  # with or without the folder of its set
     candidates = [folder / f"{name}{end}" for folder in folders for name in names for end in (".gz", "")]
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _named_folder() -> Path | None:
-    named = os.environ.get("NNOPT_DATA")
-    return Path(named) if named else None
+def _data_folder() -> Path | None:
+    folder = os.environ.get("NNOPT_DATA")
+    return Path(folder) if folder else None
 
 
 def _cache() -> Path:

@@ -39,11 +39,11 @@ def count_by_node(spec: NetSpec) -> dict[str, Cost]:
         sizes[layer][part] = math.prod(shape)
     costs = {}
     for node in spec.nodes:
-        own, out = sizes[node.name], spec.shapes[node.name]
-        weights = own.get("kernel", 0)
+        parts, out = sizes[node.name], spec.shapes[node.name]
+        weights = parts.get("kernel", 0)
         costs[node.name] = Cost(
             weights=weights,
-            parameters=sum(own.values()),
+            parameters=sum(parts.values()),
             # every weight is used once for each position of the output
             macs=_attention_macs(spec, node) if node.op == "attention" else weights * math.prod(out[1:]),
             activation_bytes=0 if node.op == "flatten" else FLOAT32_BYTES * math.prod(out),

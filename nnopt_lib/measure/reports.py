@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.frameworks import backend_of, framework_of, training_backend_of
@@ -19,7 +20,7 @@ class Report(list[dict[str, Any]]):
     """Rows of `report`; printed as a table."""
 
     def __repr__(self) -> str:
-        told = [
+        lines = [
             {
                 "": row["model"],
                 "parameters": f"{row['parameters']:,}",
@@ -32,11 +33,10 @@ class Report(list[dict[str, Any]]):
             }
             for row in self
         ]
-        table = [list(told[0]), *(list(row.values()) for row in told)] if told else []
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in table
-        )
+        # The titles are a line like the others: tabulate widens a column by two where it knows its header.
+        table = [list(lines[0]), *(line.values() for line in lines)] if lines else []
+        # Cells are text, with commas and units: tabulate would align "1,000" and "unknown" differently.
+        return tabulate(table, tablefmt="plain", stralign="right", disable_numparse=True)
 
 
 def report(
@@ -62,19 +62,21 @@ def report(
         >>> rows[0]["parameters"], rows[0]["macs"]
         (58, 48)
     """
-    names = [f"model {place}" for place in range(1, len(models) + 1)] if names is None else list(names)
+    names = [f"model {number}" for number in range(1, len(models) + 1)] if names is None else list(names)
     if not models or len(names) != len(models):
         refuse("a report needs at least one model, and a name for each", f"{len(models)} and {len(names)}")
     x = np.asarray(example_input)
+    # Keyed by number, not by name: two models may be called the same.
     runs = {
-        place: training_backend_of(model).runner(model, _channels_first(model, x), None)
-        for place, model in enumerate(models)
+        str(number): training_backend_of(model).runner(model, _channels_first(model, x), None)
+        for number, model in enumerate(models)
     }
-    peaks = {place: peak_memory(run) for place, run in runs.items()}
-    seconds = time_in_turns({str(place): run for place, run in runs.items()}, repeats=repeats)
+    # Memory first: what the timed calls leave in an allocator's hands would not be seen to rise again.
+    peaks = {number: peak_memory(run) for number, run in runs.items()}
+    seconds = time_in_turns(runs, repeats=repeats)
     return Report(
-        _report_row(model, name, x, seconds[str(place)], peaks[place])
-        for place, (model, name) in enumerate(zip(models, names, strict=True))
+        _report_row(model, name, x, seconds[number], peaks[number])
+        for number, model, name in zip(runs, models, names, strict=True)
     )
 
 

@@ -28,7 +28,7 @@ def interval(
     if len(sample) < 3 or not np.isfinite(sample).all():
         refuse("an interval needs at least three finite values", f"{sample.tolist()[:10]}")
     estimate = float(statistic(sample))
-    if np.ptp(sample) == 0:
+    if np.ptp(sample) == 0:  # BCa divides by the spread
         return estimate, estimate, estimate
     from scipy.stats import bootstrap
 
@@ -50,7 +50,7 @@ def interval(
 def paired_difference(
     a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Mean of a - b over pairs (equal seeds at equal places), with its bootstrap interval."""
+    """Mean of a - b over pairs (equal seeds in equal order), with its bootstrap interval."""
     if len(a) != len(b):
         refuse("paired values must have equal lengths", f"{len(a)} and {len(b)}")
     return interval(np.asarray(a, float) - np.asarray(b, float), confidence=confidence)
@@ -67,6 +67,7 @@ def pareto_front(rows: Iterable[Mapping[str, Any]], *, cost: str, value: str) ->
         [{'macs': 1, 'accuracy': 0.5}]
     """
     front: list[Mapping[str, Any]] = []
+    # By rising cost, and of equal cost the best first: then only the last of the front has to be beaten.
     for row in sorted(rows, key=lambda r: (r[cost], -r[value])):
         if (
             not front
@@ -79,6 +80,7 @@ def pareto_front(rows: Iterable[Mapping[str, Any]], *, cost: str, value: str) ->
 
 def accuracy_and_loss(logits: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of logits (examples, classes) for labels y."""
+    # In float64, and with the largest logit taken off: float32 overflows from exp(89) on.
     logits = logits.astype(np.float64)
     top = logits.max(1, keepdims=True)
     log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(1))

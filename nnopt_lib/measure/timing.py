@@ -49,8 +49,8 @@ def time_in_turns(
 ) -> dict[str, np.ndarray]:
     """Seconds of every call, with the functions called in turns, so that a noisy moment disturbs all of them.
 
-    Returns an array of shape (repeats,) per name; equal places were measured one after the other, so ratios
-    are taken place by place: ``interval(a / b, statistic=np.median)``.
+    Returns an array of shape (repeats,) per name; entries of one turn were measured one after the other, so
+    ratios are taken entry by entry: ``interval(a / b, statistic=np.median)``.
     """
     check_int("repeats", repeats, at_least=3)
     seconds = {name: np.empty(repeats) for name in runs}
@@ -83,6 +83,7 @@ def peak_memory(run: Callable[[], Any], *, every_seconds: float = 0.001) -> int:
     process, done = psutil.Process(os.getpid()), threading.Event()
     before = peak = process.memory_info().rss
 
+    # A thread, since `run` is one call; numerical libraries let go of Python's lock while they compute.
     def watch() -> None:
         nonlocal peak
         while not done.wait(every_seconds):
@@ -109,5 +110,6 @@ def size_on_disk(weights: Mapping[str, np.ndarray], *, compressed: bool = False)
 
     from safetensors.numpy import save
 
+    # mtime=0 below: gzip would else write the time into its header, and bytes must not depend on it.
     content = save({name: np.ascontiguousarray(value) for name, value in weights.items()})
     return len(gzip.compress(content, mtime=0)) if compressed else len(content)

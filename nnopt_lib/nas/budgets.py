@@ -48,8 +48,8 @@ class Budget:
         """Whether the counted costs of `spec` stay within; latency is measured elsewhere."""
         cost = count(spec)
         return all(
-            most is None or own <= most
-            for own, most in ((cost.parameters, self.parameters), (cost.macs, self.macs))
+            most is None or spent <= most
+            for spent, most in ((cost.parameters, self.parameters), (cost.macs, self.macs))
         )
 
 
@@ -120,33 +120,36 @@ class _Widths:
         return (self.cost(widths) or 0) >= (1 - WITHIN) * self.most
 
     def _traded(self, widths: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        """For each place: the other widths moved a little, and as much there as then fits."""
+        """For each stage: the other widths moved a little, and as much for it as then fits."""
+        # Smaller reach with more stages: all combinations of the other widths are tried.
         reach = {2: 12, 3: 4, 4: 2}.get(len(widths), 1)
-        for place, own in enumerate(widths):
+        for stage, width in enumerate(widths):
             others = [range(max(1, w - reach), w + reach + 1) for w in widths]
-            others[place] = range(1)  # solved for below
+            others[stage] = range(1)  # solved for below
             yield from (
                 most
                 for each in itertools.product(*others)
-                if (most := self._most_at(place, each, 4 * own + 16))
+                if (most := self._most_at(stage, each, 4 * width + 16))
             )
 
-    def _most_at(self, place: int, widths: tuple[int, ...], end: int) -> tuple[int, ...] | None:
-        """`widths` with the largest one below `end` that fits at `place`."""
+    def _most_at(self, stage: int, widths: tuple[int, ...], end: int) -> tuple[int, ...] | None:
+        """`widths` with the largest one below `end` that fits for `stage`."""
 
         def at(width: int) -> tuple[int, ...]:
-            return (*widths[:place], width, *widths[place + 1 :])
+            return (*widths[:stage], width, *widths[stage + 1 :])
 
         def above(width: int) -> bool:
             return (self.cost(at(width)) or 0) > self.most
 
-        found = bisect.bisect_left(range(1, end), True, key=above)
-        return at(found) if found else None
+        # Costs rise with the width, so the first that is too wide is found by halving; its index is the last
+        # that fits, since the range begins at 1.
+        widest = bisect.bisect_left(range(1, end), True, key=above)
+        return at(widest) if widest else None
 
     @staticmethod
     def _distortion(widths: Sequence[int], proportions: Sequence[float]) -> float:
         """How far the widths are from the proportions: the largest over the smallest ratio."""
-        ratios = [own / asked for own, asked in zip(widths, proportions, strict=True)]
+        ratios = [width / share for width, share in zip(widths, proportions, strict=True)]
         return max(ratios) / min(ratios)
 
     def _refuse(self, best: tuple[int, ...]) -> NoReturn:
@@ -173,11 +176,11 @@ class _Widths:
         if not self.fits(at(low)):
             rule = f"{self.called} needs at least {self.cost(at(low))} {self.kind}, with {at(low)}"
             refuse(rule, self.most, f"Give at least that many {self.kind}, or fewer blocks.")
-        high = 2 * low
+        high = 2 * low  # doubled until it is too wide, then halved: no bound is known beforehand
         while self.fits(at(high)):
             low, high = high, 2 * high
-        while high / low > 1.001:
-            middle = (low * high) ** 0.5
+        while high / low > 1.001:  # finer steps round to the same widths below a thousand
+            middle = (low * high) ** 0.5  # half of the way in proportion, as widths are scaled
             low, high = (middle, high) if self.fits(at(middle)) else (low, middle)
         return at(low)
 

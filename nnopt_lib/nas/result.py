@@ -54,8 +54,8 @@ class Candidate:
 
 
 @functools.lru_cache(maxsize=4)
-def named(name: str) -> Data:
-    """A data set by its name, loaded once in each process."""
+def loaded_once(name: str) -> Data:
+    """A data set by its name, loaded once in each process: workers get the name, not the arrays."""
     return load_data(name)
 
 
@@ -63,7 +63,7 @@ def _evaluate(trained: Trained, data: str | Data, part: str) -> list[dict[str, A
     """One row per seed: accuracy on a part of the data. One thread, so that every machine rounds alike."""
     from threadpoolctl import threadpool_limits
 
-    data = named(data) if isinstance(data, str) else data
+    data = loaded_once(data) if isinstance(data, str) else data
     training_backend("torch")  # loaded before its threads are limited
     seeds = range(trained.seeds)
     with threadpool_limits(1):
@@ -74,14 +74,14 @@ def _evaluate(trained: Trained, data: str | Data, part: str) -> list[dict[str, A
     return [{"seed": row["seed"], f"{part}_accuracy": row["accuracy"]} for row in rows]
 
 
-class Found:
+class SearchResult:
     """What a search found. `rows` are all that was trained, one per candidate, length and seed.
 
     Example:
         >>> from nnopt_lib import SearchSpace, mlp, search
         >>> space = SearchSpace(mlp, units=[(8,), (16,)], inputs=64, outputs=10)
-        >>> found = search(space, data="digits", training=Training(epochs=1, learning_rate=0.1), seeds=3)
-        >>> len(found.rows), len(found.test())
+        >>> result = search(space, data="digits", training=Training(epochs=1, learning_rate=0.1), seeds=3)
+        >>> len(result.rows), len(result.test())
         (6, 3)
     """
 
@@ -111,12 +111,13 @@ class Found:
         settings = [self._setting(candidate, steps) for candidate in candidates]
         compute = functools.partial(_evaluate, data=self.data, part="validation")
         rows = run_experiment(self.experiment, settings, compute, data=self.loaded, **self.options)
-        for place, candidate in enumerate(candidates):
-            own = rows[place * self.seeds : (place + 1) * self.seeds]
-            candidate.steps, candidate.validation = steps, [row["validation_accuracy"] for row in own]
+        for index, candidate in enumerate(candidates):  # rows stand in the order of the settings
+            seed_rows = rows[index * self.seeds : (index + 1) * self.seeds]
+            candidate.steps = steps
+            candidate.validation = [row["validation_accuracy"] for row in seed_rows]
             self.rows += [
                 Row({**candidate.choice, "steps": steps, **_brief(row)}, experiment=row.experiment)
-                for row in own
+                for row in seed_rows
             ]
             if candidate not in self.trained:
                 self.trained.append(candidate)
@@ -170,7 +171,8 @@ class Found:
             x = self.loaded.x_validation[:batch]
             runs = {key: runner(build(spec), x, device="cpu") for key, spec in missing.items()}
             seconds = time_in_turns(runs, repeats=repeats)
-            self._latency |= {key: float(np.median(own)) for key, own in seconds.items()}
+            # Medians: on a shared machine a few calls wait long for others, and would decide a mean.
+            self._latency |= {key: float(np.median(times)) for key, times in seconds.items()}
         return self._latency
 
     def front(self, cost: str = "parameters") -> list[dict[str, Any]]:
@@ -194,7 +196,9 @@ class Found:
     def __repr__(self) -> str:
         best = self.best
         costs = f"{best.parameters:,} parameters, {best.macs:,} MACs"
-        return f"Found({len(self.candidates)} candidates, best {best.choice}: {best.score:.3f}, {costs})"
+        return (
+            f"SearchResult({len(self.candidates)} candidates, best {best.choice}: {best.score:.3f}, {costs})"
+        )
 
 
 def _brief(row: Mapping[str, Any]) -> dict[str, Any]:

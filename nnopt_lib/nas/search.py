@@ -19,7 +19,7 @@ from nnopt_lib.checks import NnoptError, check_choice, check_int, refuse
 from nnopt_lib.data import Data
 from nnopt_lib.measure.costs import count
 from nnopt_lib.nas.budgets import Budget
-from nnopt_lib.nas.result import Candidate, Found, named
+from nnopt_lib.nas.result import Candidate, SearchResult, loaded_once
 from nnopt_lib.structure.spec import NetSpec
 from nnopt_lib.training.recipe import Training
 
@@ -76,14 +76,15 @@ class SearchSpace:
             return None
 
     def suggest(self, trial: Any) -> Choice:
-        """The choice of one of Optuna's trials; places in the lists, since values may be anything."""
-        places = {
+        """The choice of one of Optuna's trials."""
+        # Optuna is asked for indices: its categories must be numbers or text, and options may be anything.
+        indices = {
             name: trial.suggest_int(name, 0, len(values) - 1)
             if all(isinstance(value, int) for value in values)
             else trial.suggest_categorical(name, list(range(len(values))))
             for name, values in self.free.items()
         }
-        return {name: self.free[name][place] for name, place in places.items()}
+        return {name: self.free[name][index] for name, index in indices.items()}
 
 
 def search(
@@ -102,7 +103,7 @@ def search(
     jobs: int | None = None,
     cluster: str | None = None,
     recompute: bool = False,
-) -> Found:
+) -> SearchResult:
     """Train candidates of `space` within a budget, choose by validation accuracy, and tell what was found.
 
     Parameters:
@@ -119,15 +120,15 @@ def search(
         experiment: name of the stored records. seed: of the sampler.
         jobs, cluster, recompute: as in `run_experiment`.
 
-    Returns a `Found`. Errors, before training: a budget that nothing meets, an unknown word, data without a
-    validation part, the test set asked for.
+    Returns a `SearchResult`. Errors, before training: a budget that nothing meets, an unknown word, data
+    without a validation part, the test set asked for.
 
     Example:
         >>> from nnopt_lib import mlp
         >>> space = SearchSpace(mlp, units=[(8,), (16,)], inputs=64, outputs=10)
         >>> recipe = Training(epochs=1, learning_rate=0.1)
-        >>> found = search(space, data="digits", training=recipe, seeds=3)
-        >>> [candidate.parameters for candidate in found.candidates], found.best.parameters
+        >>> result = search(space, data="digits", training=recipe, seeds=3)
+        >>> [candidate.parameters for candidate in result.candidates], result.best.parameters
         ([610, 1210], 1210)
     """
     loaded = _check(data, seeds, objectives, halving)
@@ -138,11 +139,11 @@ def search(
         sampler = "grid" if space.size <= total else "tpe"
     check_choice("sampler", sampler, SAMPLERS)
     options = {"jobs": jobs, "cluster": cluster, "recompute": recompute}
-    found = Found(experiment, data, loaded, recipe, seeds, budget or Budget(), options)
+    result = SearchResult(experiment, data, loaded, recipe, seeds, budget or Budget(), options)
     asking = _Asking(space, budget or Budget(), sampler, objectives, seed, total)
     for begin, rungs in _brackets(halving, recipe, len(loaded.x_train), total):
-        asking.until(begin, found, rungs)
-    return found
+        asking.until(begin, result, rungs)
+    return result
 
 
 def _brackets(
@@ -152,7 +153,7 @@ def _brackets(
     full = training.steps or training.epochs * -(-examples // training.batch_size)
     if halving is None:
         return [(total, [full])]
-    rungs = [max(1, full // ETA**place) for place in (2, 1, 0)]
+    rungs = [max(1, full // ETA**power) for power in (2, 1, 0)]
     if halving == "successive":
         return [(total, rungs)]
     parts = [len(part) for part in np.array_split(np.arange(total), 3)]
@@ -177,7 +178,7 @@ class _Asking:
         self.study = _study(sampler, self.objectives, seed)
         self.left = 100 * total + 1000  # asks, before a space counts as exhausted
 
-    def until(self, total: int, found: Found, rungs: Sequence[int]) -> None:
+    def until(self, total: int, result: SearchResult, rungs: Sequence[int]) -> None:
         """Ask for `total` new candidates and take them through the rungs."""
         fresh: list[Candidate] = []
         size = total if len(rungs) > 1 else GENERATION  # halving compares all of its bracket
@@ -186,7 +187,7 @@ class _Asking:
             if not generation:
                 break
             fresh += generation
-            self._train(generation, found, rungs)
+            self._train(generation, result, rungs)
             self._tell(trials)
 
     def _generation(self, size: int) -> tuple[list[Candidate], list[tuple[Any, Candidate]]]:
@@ -212,11 +213,11 @@ class _Asking:
                 trials.append((trial, self.seen[key]))
         return generation, trials
 
-    def _train(self, generation: list[Candidate], found: Found, rungs: Sequence[int]) -> None:
+    def _train(self, generation: list[Candidate], result: SearchResult, rungs: Sequence[int]) -> None:
         alive = generation
-        for place, steps in enumerate(rungs):
-            found.train(alive, steps)
-            if place + 1 < len(rungs):
+        for rung, steps in enumerate(rungs):
+            result.train(alive, steps)
+            if rung + 1 < len(rungs):
                 keep = max(1, -(-len(alive) // ETA))
                 alive = sorted(alive, key=lambda each: -each.score)[:keep]
 
@@ -267,7 +268,7 @@ def _check(data: str | Data, seeds: int, objectives: Sequence[str], halving: str
         refuse("objectives must include accuracy", list(objectives))
     if halving and len(objectives) > 1:
         refuse("halving ranks by accuracy alone", list(objectives), "Leave out halving, or the cost.")
-    loaded = named(data) if isinstance(data, str) else data
+    loaded = loaded_once(data) if isinstance(data, str) else data
     if len(loaded.x_validation) == 0:
         remedy = "Load the data with a validation part; the test set is never used to choose."
         refuse("a search needs validation data", "none", remedy)

@@ -49,19 +49,19 @@ def importance(
     Example:
         >>> from nnopt_lib import build, load_data, mlp
         >>> model, digits = build(mlp((8,), inputs=64, outputs=10)), load_data("digits")
-        >>> found = importance(model, "taylor", digits.x_train, digits.y_train)
-        >>> found["dense_1"].shape
+        >>> by_layer = importance(model, "taylor", digits.x_train, digits.y_train)
+        >>> by_layer["dense_1"].shape
         (8,)
     """
     check_choice("score", score, [*NODE_SCORES, *DATA_SCORES])
     described = Described.of(model, None if x is None else x[:1])
     coupling, weights = described.coupling, described.weights(model)
     if score in NODE_SCORES:
-        found = NODE_SCORES[score](coupling, weights, seed=seed)
+        by_node = NODE_SCORES[score](coupling, weights, seed=seed)
     else:
         check_examples(f"score {score!r}", x, y, labels=score != "apoz")
-        found = getattr(data_on_twin("importance"), DATA_SCORES[score])(coupling, weights, x, y, device)
-    by_channel = np.append(found, np.nan)  # `FIXED` is -1
+        by_node = getattr(data_on_twin("importance"), DATA_SCORES[score])(coupling, weights, x, y, device)
+    by_channel = np.append(by_node, np.nan)  # `FIXED` is -1: what cannot leave reads the last entry
     return {described.paths[name]: by_channel[coupling.nodes[name]] for name in coupling.layers}
 
 
@@ -84,8 +84,9 @@ def _squares(rows: np.ndarray) -> np.ndarray:
 def _distances(rows: np.ndarray) -> np.ndarray:
     """Sum of a row's Euclidean distances to all others of its layer."""
     squares = np.square(rows).sum(1)
+    # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one product, where differences would take rows^2 * entries numbers.
     between = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
-    return np.sqrt(np.maximum(between, 0)).sum(1)
+    return np.sqrt(np.maximum(between, 0)).sum(1)  # rounding makes a row's distance to itself negative
 
 
 def _per_node(
@@ -98,10 +99,11 @@ def _per_node(
         numbers = coupling.nodes[layer]
         if layer_part != part or not (numbers != FIXED).any():
             continue
+        # In float64: a float32 sum over thousands of weights loses the digits that tell close nodes apart.
         scores = rule(value.reshape(len(value), -1).astype(np.float64))
-        there = numbers != FIXED
-        total += np.bincount(numbers[there], scores[there], coupling.size)
-        channels += np.bincount(numbers[there], None, coupling.size)
+        removable = numbers != FIXED
+        total += np.bincount(numbers[removable], scores[removable], coupling.size)
+        channels += np.bincount(numbers[removable], None, coupling.size)
     return total, channels
 
 
@@ -180,8 +182,9 @@ def keep_nodes(
         kept[_ranked(nodes, scores, gone, best)[: min(count, int((~best[nodes]).sum()))]] = False
     if round_to > 1:
         for nodes in coupling.groups.values():
-            left, there = int(kept[nodes].sum()), int((~gone[nodes]).sum())
-            left = min(there, max(round_to, round_to * ((2 * left + round_to) // (2 * round_to))))
+            left, most = int(kept[nodes].sum()), int((~gone[nodes]).sum())
+            # The nearest multiple in whole numbers, half upward; round() would go to the even one.
+            left = min(most, max(round_to, round_to * ((2 * left + round_to) // (2 * round_to))))
             kept[nodes] = False
             kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
     return kept

@@ -39,8 +39,9 @@ def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = 
         >>> first = snapshot(model)
         >>> rewind(model, first, prune(model, sparsity=0.5))
     """
-    own = backend_of(model).get_weights(model)
-    check_match(weights, {name: value.shape for name, value in own.items()}, "weights")
+    current = backend_of(model).get_weights(model)
+    # Everything is checked before anything is written: a refusal leaves the model as it was.
+    check_match(weights, {name: value.shape for name, value in current.items()}, "weights")
     if masks is not None:
         check_fit(model, masks.weights)
     backend_of(model).set_weights(model, dict(weights))

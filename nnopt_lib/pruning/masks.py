@@ -262,7 +262,7 @@ def _n_of_m(
 
 
 def shuffle_masks(masks: Masks, *, seed: int) -> Masks:
-    """Each mask's entries in random places of the same array: the control that keeps only the counts.
+    """Each mask's entries in random order in the same array: the control that keeps only the counts.
 
     Example:
         >>> masks = Masks({"dense_1/kernel": np.array([[True, False, False, True]])})
@@ -272,7 +272,7 @@ def shuffle_masks(masks: Masks, *, seed: int) -> Masks:
     check_int("seed", seed, at_least=0)
     return Masks._of(
         {
-            name: np.random.default_rng([seed, place]).permutation(mask.ravel()).reshape(mask.shape)
-            for place, (name, mask) in enumerate(masks.items())
+            name: np.random.default_rng([seed, number]).permutation(mask.ravel()).reshape(mask.shape)
+            for number, (name, mask) in enumerate(masks.items())
         }
     )

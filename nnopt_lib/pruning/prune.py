@@ -105,7 +105,7 @@ def _weight_scores(
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
     elif not names:
         refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
-    weights = _named(model, names)
+    weights = _weights_of(model, names)
     if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
         return {name: score[name] for name in weights}
@@ -131,7 +131,7 @@ def _prune_nodes(
     return masks
 
 
-def _named(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+def _weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     """The weights of these names; an unknown one is refused with the nearest there is."""
     weights = mask_backend_of(model).weights(model, names)
     for name in names:

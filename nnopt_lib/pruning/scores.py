@@ -57,7 +57,7 @@ def _absolute(values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 def random(weights: Mapping[str, np.ndarray], *, seed: int = 0) -> Mapping[str, np.ndarray]:
     """Independent uniform draws in [0, 1), float32: the control that every other score has to beat.
 
-    A layer's draws depend on `seed` and on its place among the layers, and not on any weight.
+    A layer's draws depend on `seed` and on its number among the layers, and not on any weight.
 
     Example:
         >>> random({"dense_1/kernel": np.ones((2, 3))}, seed=1)["dense_1/kernel"].shape
@@ -65,8 +65,8 @@ def random(weights: Mapping[str, np.ndarray], *, seed: int = 0) -> Mapping[str, 
     """
     check_int("seed", seed, at_least=0)
     return {
-        name: np.random.default_rng([seed, place]).random(np.shape(value), np.float32)
-        for place, (name, value) in enumerate(weights.items())
+        name: np.random.default_rng([seed, number]).random(np.shape(value), np.float32)
+        for number, (name, value) in enumerate(weights.items())
     }
 
 

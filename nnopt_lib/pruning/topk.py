@@ -53,7 +53,7 @@ class Selection:
         return part if function is None else function(part, out=room[: part.size])
 
     def _chunks(self, name: str) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
-        """(where, scores of the weights still there, which they are or None for all), in flat order."""
+        """(where, scores of the weights not yet removed, which they are or None for all), in flat order."""
         source, function = source_of(self.scores, name)
         flat = np.ascontiguousarray(source).reshape(-1)
         alive = None if self.previous is None else self.previous[name].reshape(-1)
@@ -61,8 +61,8 @@ class Selection:
         for start in range(0, flat.size, CHUNK):
             where = slice(start, min(start + CHUNK, flat.size))
             values = self._values(flat[where], function, room)
-            there = None if alive is None else alive[where]
-            yield where, values if there is None else values[there], there
+            left = None if alive is None else alive[where]
+            yield where, values if left is None else values[left], left
 
     # -------------------------------------------------------------- the threshold
 
@@ -70,16 +70,19 @@ class Selection:
         """About SAMPLE of the scores, drawn with replacement, every one equally likely; sorted."""
         sizes = {name: int(np.prod(shape)) for name, shape in self.shapes.items()}
         total, drawn = sum(sizes.values()), []
-        for place, name in enumerate(self.names):
+        for number, name in enumerate(self.names):
             if not sizes[name]:
                 continue
             source, function = source_of(self.scores, name)
-            random = np.random.default_rng([0, place])
-            places = random.integers(sizes[name], size=-(-sizes[name] * SAMPLE // total))
-            values = source[np.unravel_index(places, source.shape)] if source.ndim else source.reshape(1)
+            random = np.random.default_rng([0, number])
+            indices = random.integers(sizes[name], size=-(-sizes[name] * SAMPLE // total))
+            # Not source.reshape(-1)[indices]: of a transposed view (Keras) that would copy the whole array.
+            values = source[np.unravel_index(indices, source.shape)] if source.ndim else source.reshape(1)
             values = values.astype(self.source_dtype)
             values = values if function is None else function(values)
-            drawn.append(values if self.previous is None else values[self.previous[name].reshape(-1)[places]])
+            if self.previous is not None:
+                values = values[self.previous[name].reshape(-1)[indices]]
+            drawn.append(values)
         return np.sort(np.concatenate(drawn))
 
     def _threshold(self, remove: int) -> tuple[Any, int]:
@@ -96,6 +99,7 @@ class Selection:
             for name in self.names
         )
         sample = self._sample() if alive > SAMPLE else np.empty(0, self.dtype)
+        # Four standard deviations fail once in some ten thousand times; then more, then the whole range.
         for deviations in (4, 40, None):
             low = high = None  # None: no bound on this side
             if deviations and sample.size:
@@ -104,9 +108,9 @@ class Selection:
                 first, last = (int(sample.size * share + side * spread) for side in (-1, 1))
                 low = sample[first] if first >= 0 else None
                 high = sample[last] if last < sample.size else None
-            found = self._between(remove, low, high)
-            if found:
-                return found
+            threshold = self._between(remove, low, high)
+            if threshold:
+                return threshold
         raise AssertionError("the whole range holds every rank")  # pragma: no cover
 
     def _between(self, remove: int, low: Any, high: Any) -> tuple[Any, int] | None:
@@ -119,7 +123,7 @@ class Selection:
             return low, at_low - rank
         rank -= at_low
         if rank <= inside.size:
-            inside.partition(rank - 1)
+            inside.partition(rank - 1)  # in linear time; a sort would order the others for nothing
             value = inside[rank - 1]
             return value, int(np.count_nonzero(inside <= value)) - rank
         rank -= inside.size
@@ -161,8 +165,8 @@ class Selection:
         block = (np.empty if self.previous is None else np.zeros)(sum(sizes), bool)
         parts = np.split(block, np.cumsum(sizes)[:-1])
         for name, flat in zip(self.names, parts, strict=True):
-            for where, values, there in self._chunks(name):
-                out = flat[where] if there is None else np.empty(values.shape, bool)
+            for where, values, left in self._chunks(name):
+                out = flat[where] if left is None else np.empty(values.shape, bool)
                 if threshold is None:
                     out[...] = True
                 else:
@@ -171,8 +175,8 @@ class Selection:
                     equal = np.flatnonzero(values == threshold)[:keep_equal]
                     out[equal] = True
                     keep_equal -= equal.size
-                if there is not None:
-                    flat[where][there] = out
+                if left is not None:
+                    flat[where][left] = out
             yield name, flat.reshape(self.shapes[name])
 
 

@@ -123,8 +123,9 @@ def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers
 
     ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
     """
-    own = {id(v): layer for layer in model._flatten_layers() for v in [*layer._trainable_variables]}
-    own |= {id(v): layer for layer in model._flatten_layers() for v in [*layer._non_trainable_variables]}
+    layers_of_model = list(model._flatten_layers())
+    layer_of = {id(v): layer for layer in layers_of_model for v in [*layer._trainable_variables]}
+    layer_of |= {id(v): layer for layer in layers_of_model for v in [*layer._non_trainable_variables]}
     seen = set()
     for variable in model.weights:
         if variable.dtype.startswith(("float", "bfloat")):
@@ -134,7 +135,7 @@ def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers
             if name in seen:
                 refuse("weights must have distinct names", f"{name} twice", "Name the layers differently.")
             seen.add(name)
-            yield name, variable, own.get(id(variable))
+            yield name, variable, layer_of.get(id(variable))
 
 
 def to_canonical(layer: Any, name: str, value: np.ndarray) -> np.ndarray:

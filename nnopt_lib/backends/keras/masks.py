@@ -100,6 +100,8 @@ class Hold:
             self._mask()
             return result
 
+        # On the object, not on its class: other optimizers of the class go on as they were, and `remove` only
+        # has to take the attribute away. Layers stay untouched, so a model is copied and saved as it is.
         self._apply = optimizer.__dict__["apply"] = apply
         self._mask()
         self._trace_anew()
@@ -129,11 +131,13 @@ def _with_state(optimizer: Any, variable: Any) -> Iterator[Any]:
     """The variable and those of the optimizer that hold one number for each of its weights."""
     yield variable
     inner = _inner(optimizer)
-    own = inner._trainable_variables
-    place = next(place for place, other in enumerate(own) if other is variable)
+    trained = inner._trainable_variables
+    index = next(index for index, other in enumerate(trained) if other is variable)
+    # Keras has no name for an optimizer's state: each kind keeps lists beside that of its variables, in the
+    # same order, as `_momentums` and `_velocities`.
     for values in vars(inner).values():
-        if isinstance(values, (list, tuple)) and len(values) == len(own) and values is not own:
-            state = values[place]
+        if isinstance(values, (list, tuple)) and len(values) == len(trained) and values is not trained:
+            state = values[index]
             if isinstance(state, keras.Variable) and state is not variable and state.shape == variable.shape:
                 yield state
 
@@ -143,6 +147,7 @@ def _inner(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+# Which hold is at work on an optimizer; weak, so that an optimizer that nobody uses takes its hold along.
 _held: weakref.WeakKeyDictionary[Any, Hold] = weakref.WeakKeyDictionary()
 
 
@@ -170,19 +175,19 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
 
 
 def reinitialize(model: keras.Model, seed: int) -> None:
-    """Every variable by its layer's own initializer, with a seed of its own."""
+    """Every variable by its layer's initializer, with a seed of its own."""
     drawn = []
-    for place, (name, variable, layer) in enumerate(named_variables(model)):
+    for number, (name, variable, layer) in enumerate(named_variables(model)):
         # kernel_initializer; where it is depthwise_kernel, recurrent_kernel, ..., depthwise_initializer
         kinds = (variable.name, variable.name.removesuffix("_kernel"), "depthwise")
-        found = (getattr(layer, f"{kind}_initializer", None) for kind in kinds)
-        initializer = next((each for each in found if each is not None), None)
+        candidates = (getattr(layer, f"{kind}_initializer", None) for kind in kinds)
+        initializer = next((each for each in candidates if each is not None), None)
         if initializer is None:
             rule = "drawing weights again needs layers with initializers"
             refuse(rule, f"none for {name}", "Build the model anew with another seed.")
         config = initializer.get_config()
         if "seed" in config:
-            config["seed"] = int(np.random.default_rng([seed, place]).integers(2**31))
+            config["seed"] = int(np.random.default_rng([seed, number]).integers(2**31))
         drawn.append((variable, type(initializer).from_config(config)(variable.shape, variable.dtype)))
     for variable, value in drawn:
         variable.assign(value)

@@ -28,8 +28,8 @@ class _AsPyTorch:
     def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of one variable."""
         step = tf.cast(self.iterations + 1, variable.dtype)
-        place = self._get_variable_index(variable)
-        first, second = self._momentums[place], self._velocities[place]
+        index = self._get_variable_index(variable)
+        first, second = self._momentums[index], self._velocities[index]
         first.assign_add((gradient - first) * (1 - self.beta_1))
         second.assign_add((tf.square(gradient) - second) * (1 - self.beta_2))
         root = tf.sqrt(second) / tf.sqrt(1 - self.beta_2**step) + self.epsilon

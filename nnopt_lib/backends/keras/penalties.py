@@ -16,19 +16,19 @@ from nnopt_lib.training.recipe import Training
 
 def _penalized(kind: str, model: keras.Model) -> list[tuple[Any, int]]:
     """What a penalty acts on, each (variable, its axis of nodes): the last, but the first of an embedding."""
-    own, names = variables_of(model), prunable(model)
+    variables, names = variables_of(model), prunable(model)
     if kind == "slimming":
         trainable = {id(variable) for variable in model.trainable_variables}
         names = [
             name
-            for name, (variable, layer) in own.items()
+            for name, (variable, layer) in variables.items()
             if isinstance(layer, layers.BatchNormalization)
             and name.endswith("/scale")
             and id(variable) in trainable
         ]
     return [
         (variable, 0 if isinstance(layer, layers.Embedding) else len(variable.shape) - 1)
-        for variable, layer in (own[name] for name in check_penalized(kind, names))
+        for variable, layer in (variables[name] for name in check_penalized(kind, names))
     ]
 
 
@@ -97,21 +97,21 @@ class Gates:
             variable.assign(theta.value * tf.clip_by_value(drawn.value * (ZETA - GAMMA) + GAMMA, 0.0, 1.0))
 
     def pass_gradients(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
-        """The gradients, those of theta in the kernels' places; the gates step, and theta comes back."""
-        place_of = {id(variable): place for place, variable in enumerate(variables)}
-        gradients, own = list(gradients), []
+        """The gradients, those of theta in place of the kernels'; the gates step, and theta comes back."""
+        index_of = {id(variable): index for index, variable in enumerate(variables)}
+        gradients, gate_gradients = list(gradients), []
         each = zip(self._variables, self._theta, self.log_alphas, self._drawn, strict=True)
         for variable, theta, log_alpha, drawn in each:
-            place, s = place_of[id(variable)], drawn.value
+            index, s = index_of[id(variable)], drawn.value
             stretched = s * (ZETA - GAMMA) + GAMMA
             inside = tf.cast((stretched > 0) & (stretched < 1), s.dtype)
             is_open = tf.sigmoid(log_alpha.value - BETA * math.log(-GAMMA / ZETA))
             slope = (ZETA - GAMMA) * s * (1 - s) / BETA * inside
             price = self._strength * is_open * (1 - is_open)
-            own.append(gradients[place] * theta.value * slope + price)
-            gradients[place] = gradients[place] * tf.clip_by_value(stretched, 0.0, 1.0)
+            gate_gradients.append(gradients[index] * theta.value * slope + price)
+            gradients[index] = gradients[index] * tf.clip_by_value(stretched, 0.0, 1.0)
             variable.assign(theta.value)
-        self._optimizer.apply(own, self.log_alphas)
+        self._optimizer.apply(gate_gradients, self.log_alphas)
         return gradients
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 def resolve_device(device: str = "auto") -> torch.device:
     """``"auto"`` is CUDA, else MPS, else the CPU; a device that is named but missing is refused."""
     check_choice("device", device, DEVICES)
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(name for name, found in there.items() if found))
-    if not there[device]:
+        return torch.device(next(name for name, usable in available.items() if usable))
+    if not available[device]:
         refuse(f"device {device!r} was not found on this machine", None, "Pass device='auto' or 'cpu'.")
     return torch.device(device)
 
@@ -166,8 +166,8 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for path, module in model.named_modules():
         path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")  # of torch.compile
         parts = next((names for kinds, names in _PARTS if isinstance(module, kinds)), {})
-        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        for name, tensor in own:
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in tensors:
             if id(tensor) not in seen and tensor.is_floating_point():
                 seen.add(id(tensor))
                 yield f"{path}/{parts.get(name, name)}".lstrip("/"), tensor

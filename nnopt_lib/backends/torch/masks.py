@@ -87,6 +87,8 @@ class Hold:
         self, pairs: list[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer
     ) -> None:
         self._pairs = pairs
+        # After the step, whatever loop calls it. Masking in the forward pass would need a wrapper on the
+        # module, and momentum or weight decay would go on moving the weights behind it.
         self._handle = optimizer.register_step_post_hook(lambda *_: self._mask(optimizer))
         self._mask(optimizer)
 
@@ -96,10 +98,10 @@ class Hold:
 
     @torch.no_grad()
     def _mask(self, optimizer: torch.optim.Optimizer) -> None:
-        for place, (parameter, keep) in enumerate(self._pairs):
+        for index, (parameter, keep) in enumerate(self._pairs):
             if keep.device != parameter.device or keep.itemsize != parameter.itemsize:  # it has moved since
                 keep = keep.to(parameter.device, _BITS[parameter.itemsize])
-                self._pairs[place] = (parameter, keep)
+                self._pairs[index] = (parameter, keep)
             clear(parameter, keep)
             for state in optimizer.state.get(parameter, {}).values():
                 if isinstance(state, torch.Tensor) and state.shape == parameter.shape:
@@ -136,13 +138,13 @@ def reinitialize(model: nn.Module, seed: int) -> None:
         for path, module in model.named_modules()
         if hasattr(module, "reset_parameters")
     ]
-    own = {
+    drawn = {
         id(p)
         for module in model.modules()
         if hasattr(module, "reset_parameters")
         for p in module.parameters()
     }
-    left = [name for name, p in model.named_parameters() if id(p) not in own]
+    left = [name for name, p in model.named_parameters() if id(p) not in drawn]
     if left:
         rule = "drawing weights again needs modules with reset_parameters"
         refuse(rule, f"none for {', '.join(left)}", "Build the model anew with another seed.")

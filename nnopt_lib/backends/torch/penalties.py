@@ -114,8 +114,8 @@ class Gates:
         """After the backward pass: gradients of theta and of the gates; the weights are theta again."""
         if not self._drawn:
             refuse("draw must be called before the forward pass", "pass_gradients without it")
-        for place, (kernel, theta) in enumerate(zip(self._kernels, self._theta, strict=True)):
-            (s, stretched), log_alpha = self._drawn[place], self.log_alphas[place]
+        parts = zip(self._kernels, self._theta, self.log_alphas, self._drawn, strict=True)
+        for kernel, theta, log_alpha, (s, stretched) in parts:
             gradient = kernel.grad if kernel.grad is not None else torch.zeros_like(kernel)
             slope = (ZETA - GAMMA) * s * (1 - s) / BETA * ((stretched > 0) & (stretched < 1))
             is_open = torch.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA))

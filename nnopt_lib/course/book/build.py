@@ -42,35 +42,37 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
     site, record = root / "book" / "_build", build / "book.json"
     for stem, notebook in notebooks.items():
         if not notebook.is_file():
-            refuse(
-                f"chapter {stem} must be executed before the book is built",
-                None,
-                f"Run nnopt run {stem[:2]}.",
-            )
+            rule = f"chapter {stem} must be executed before the book is built"
+            refuse(rule, None, f"Run nnopt run {stem[:2]}.")
     with writing(record):
         record.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(build / "book.lock"), writing(site):
         source = build / "book-src"
         _assemble(root, notebooks, profile, source)
+        # The programs count too: another version of the theme makes other pages of the same source.
         made_of = _digest(source, *(f"{name}=={importlib.metadata.version(name)}" for name in RENDERERS))
         index = site / "html" / "index.html"
-        if (
-            not force
-            and index.is_file()
-            and _read_json(record) == {"source": made_of, "html": _digest(site / "html")}
-        ):
-            return index
-        fresh = build / "book-out"
-        shutil.rmtree(fresh, ignore_errors=True)
-        _run_jupyter_book(source, fresh, log=build / "book.log")
-        shutil.rmtree(site, ignore_errors=True)
-        site.mkdir(parents=True)
-        shutil.move(fresh / "_build" / "html", site / "html")
-        shutil.rmtree(fresh)
-        write_atomically(
-            record, json.dumps({"source": made_of, "html": _digest(site / "html")}, indent=1) + "\n"
-        )
+        # The pages are hashed as well, so that a book that somebody edited or half deleted is built again.
+        if force or not index.is_file() or _read_json(record) != _made(made_of, site):
+            _replace_site(source, site, build)
+            write_atomically(record, json.dumps(_made(made_of, site), indent=1) + "\n")
     return index
+
+
+def _made(source_hash: str, site: Path) -> dict[str, str]:
+    """What is noted of a build: the hash of what it was made of, and of the pages that came of it."""
+    return {"source": source_hash, "html": _digest(site / "html")}
+
+
+def _replace_site(source: Path, site: Path, build: Path) -> None:
+    """Build apart, and only a book without warnings takes the place of the one before."""
+    fresh = build / "book-out"
+    shutil.rmtree(fresh, ignore_errors=True)
+    _run_jupyter_book(source, fresh, log=build / "book.log")
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True)
+    shutil.move(fresh / "_build" / "html", site / "html")
+    shutil.rmtree(fresh)
 
 
 def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: Path) -> None:
@@ -92,10 +94,7 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
         shutil.copy(page, source / "book")
     address = repository(root)
     for stem, notebook in notebooks.items():
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-        first = content["cells"][0]
-        first["source"] = add_launch_links("".join(first["source"]), stem, address)
-        (source / "chapters" / f"{stem}.ipynb").write_text(json.dumps(content), encoding="utf-8")
+        _copy_with_links(notebook, stem, address, source / "chapters")
     titles = {stem: _title(Path(notebook)) for stem, notebook in notebooks.items()}
     contents = _table_of_contents(yaml.safe_load((book / "_toc.yml").read_text(encoding="utf-8")), titles)
     toc = yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)
@@ -108,6 +107,13 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     for page in (source / "book").glob("*.md"):
         page.write_text(fill(page, titles, runs, claims), encoding="utf-8")
     add_links(source)
+
+
+def _copy_with_links(notebook: Path, stem: str, address: str | None, folder: Path) -> None:
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    first = content["cells"][0]
+    first["source"] = add_launch_links("".join(first["source"]), stem, address)
+    (folder / f"{stem}.ipynb").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _record_of_run(stem: str, notebook: Path, profile: str) -> dict[str, Any]:
@@ -156,40 +162,20 @@ def _run_jupyter_book(source: Path, output: Path, log: Path) -> None:
     """Run Jupyter Book as a process of its own (it changes global state), keeping what it prints in `log`."""
     # Version 1 has no `python -m jupyter_book`, and a script in the path may belong to another Python.
     program = "from jupyter_book.cli.main import main; main()"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "build",
-        str(source),
-        "--path-output",
-        str(output),
-        "-W",
-        "-n",
-        "--keep-going",
-    ]
+    command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(output)]
+    command += ["-W", "-n", "--keep-going"]  # warnings fail, broken references too, but all are collected
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    run = subprocess.run(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-    )
-    printed = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    run = subprocess.run(command, env=environment, text=True, encoding="utf-8", **pipes)
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", run.stdout)  # colors, which not every part of it leaves out
     write_atomically(log, printed)
-    found = [
-        line.replace(f"{source}/", "")
-        for line in printed.splitlines()
-        if re.search(r"\b(WARNING|ERROR|CRITICAL):", line)
-    ]
-    if run.returncode == 0 and not found and (output / "_build" / "html" / "index.html").is_file():
+    problems = [line for line in printed.splitlines() if re.search(r"\b(WARNING|ERROR|CRITICAL):", line)]
+    warnings = [line.replace(f"{source}/", "") for line in problems]
+    if run.returncode == 0 and not warnings and (output / "_build" / "html" / "index.html").is_file():
         return
-    count = (
-        f"{len(found)} warning{'s'[: len(found) != 1]}" if found else "no warning, but Jupyter Book failed"
-    )
-    first = " | ".join(" ".join(line.split()) for line in found[:3] or printed.splitlines()[-3:])
+    count = f"{len(warnings)} warning{'s'[: len(warnings) != 1]}"
+    count = count if warnings else "no warning, but Jupyter Book failed"
+    first = " | ".join(" ".join(line.split()) for line in warnings[:3] or printed.splitlines()[-3:])
     raise NnoptError(
         f"The book must build without a warning; received {count}: {first} "
         f"The whole output is in build/{log.name}; the previous book was left in place."

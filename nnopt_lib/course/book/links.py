@@ -55,11 +55,11 @@ def link_terms(text: str, terms: list[str], used: set[str]) -> str:
     glossary writes it small. Example: ``link_terms("Pruning.", ["pruning"], set())``.
     """
     skipped = re.compile(NOT_PROSE.strip(), re.VERBOSE | re.DOTALL | re.MULTILINE)
-    named = {f"t{number}": term for number, term in enumerate(sorted(terms, key=len, reverse=True))}
-    words = re.compile("|".join(f"(?P<{key}>{_pattern(term)})" for key, term in named.items()))
+    groups = {f"t{number}": term for number, term in enumerate(sorted(terms, key=len, reverse=True))}
+    words = re.compile("|".join(f"(?P<{key}>{_pattern(term)})" for key, term in groups.items()))
 
     def linked(match: re.Match[str]) -> str:
-        term = named[str(match.lastgroup)]
+        term = groups[str(match.lastgroup)]
         if term in used:
             return match[0]
         used.add(term)
@@ -105,9 +105,9 @@ def add_launch_links(text: str, stem: str, address: str | None) -> str:
     """A chapter's first cell with links below its table of time and hardware, that open it to be run."""
     links = [f"[in JupyterLab on this machine](http://localhost:8888/lab/tree/chapters/{stem}.ipynb)"]
     if address:
-        place = address.removeprefix("https://github.com/")
-        colab = f"https://colab.research.google.com/github/{place}/blob/main/chapters/{stem}.ipynb"
-        binder = f"https://mybinder.org/v2/gh/{place}/main?urlpath=lab/tree/chapters/{stem}.ipynb"
+        name = address.removeprefix("https://github.com/")
+        colab = f"https://colab.research.google.com/github/{name}/blob/main/chapters/{stem}.ipynb"
+        binder = f"https://mybinder.org/v2/gh/{name}/main?urlpath=lab/tree/chapters/{stem}.ipynb"
         links += [f"[in Colab]({colab})", f"[on Binder]({binder})"]
     line = f"Run it: {' · '.join(links)}. [How](../book/how-to-read.md)"
     return re.sub(r"(^\| *time *\|.*\n(?:\|.*(?:\n|$))+)", rf"\1\n{line}\n", text, count=1, flags=re.M)

@@ -59,11 +59,11 @@ def _chapter_links(text: str, titles: Mapping[str, str]) -> str:
 
 
 def _sentence(page: Path, name: str, claims: Records) -> str:
-    found = {f"{stem}/{record['id']}": record for stem, records in claims.items() for record in records}
-    if name not in found:
+    known = {f"{stem}/{record['id']}": record for stem, records in claims.items() for record in records}
+    if name not in known:
         rule = f"book/{page.name} tells a claim that no chapter has recorded"
-        refuse(rule, repr(name), nearest(name, found) if found else "Run the chapters first.")
-    record, chapter = found[name], name.partition("/")[0]
+        refuse(rule, repr(name), nearest(name, known) if known else "Run the chapters first.")
+    record, chapter = known[name], name.partition("/")[0]
     if record["kind"] == "claim":
         verdict = "holds" if record["holds"] else "**does not hold**"
         sentence = record["sentence"]
@@ -164,11 +164,11 @@ def _conclusions(seen: Mapping[str, Any]) -> str:
     """Every conclusion whose verdict is another one there, with both sentences; how many were compared."""
     if seen["claims"] is None:
         return "not compared (quick profile)"
-    moved = [one for one in seen["changed"] if one["moved"]]
-    told = [f"`{one['id']}`: “{one['published']}” becomes “{one['computed']}”" for one in moved]
+    moved = [claim for claim in seen["changed"] if claim["moved"]]
+    changes = [f"`{claim['id']}`: “{claim['published']}” becomes “{claim['computed']}”" for claim in moved]
     reworded = len(seen["changed"]) - len(moved)
     tail = f"{reworded} read otherwise in a digit" if reworded else ""
-    return "; ".join([*(told or [f"none of {seen['claims']}"]), *filter(None, [tail])])
+    return "; ".join([*(changes or [f"none of {seen['claims']}"]), *filter(None, [tail])])
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -27,9 +27,10 @@ def masks_widget() -> str:
     layer = record["rows"]
     stops = []
     for sparsity in sorted({row["sparsity"] for row in layer}):
-        own = [row for row in layer if row["sparsity"] == sparsity]
-        stop = {"sparsity": sparsity, "cells": [row["cells"] for row in own], "kept": own[0]["kept"]}
-        stops.append(stop | {"bytes": BYTES * own[0]["kept"], **_accuracies(sparsity)})
+        rows = [row for row in layer if row["sparsity"] == sparsity]
+        cells, kept = [row["cells"] for row in rows], rows[0]["kept"]
+        stop = {"sparsity": sparsity, "cells": cells, "kept": kept, "bytes": BYTES * kept}
+        stops.append(stop | _accuracies(sparsity))
     whole = stops[0]["kept"]
     head = ["Sparsity", "Weights kept", "Bytes of their values", *stops[1]["accuracy"]]
     body = [
@@ -43,7 +44,7 @@ def masks_widget() -> str:
 def _accuracies(sparsity: float) -> dict[str, Any]:
     """Test accuracy, %, as (mean, low, high) over the seeds, by the name of what was done."""
     wanted = {"learning_rate": 0.03, "epochs": 42, "when": "one-shot"}
-    found: dict[str, Any] = {}
+    accuracies: dict[str, Any] = {}
     for record in _records("09-choices"):
         settings, rows = record["settings"], record["rows"]
         if settings["sparsity"] != sparsity or any(settings[name] != v for name, v in wanted.items()):
@@ -52,11 +53,11 @@ def _accuracies(sparsity: float) -> dict[str, Any]:
         if settings["method"] == "dense":
             return {"accuracy": {"Magnitude, retrained": test}}
         if settings["method"] == "random":
-            found["Random mask, retrained"] = test
+            accuracies["Random mask, retrained"] = test
         if settings["method"] == "global":
-            found["Magnitude, retrained"] = test
-            found["Magnitude, not retrained"] = interval([100 * row["at_once"] for row in rows])
-    return {"accuracy": dict(sorted(found.items()))}
+            accuracies["Magnitude, retrained"] = test
+            accuracies["Magnitude, not retrained"] = interval([100 * row["at_once"] for row in rows])
+    return {"accuracy": dict(sorted(accuracies.items()))}
 
 
 def front_widget() -> str:

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course.chapters.kernel import kernel_environment
-from nnopt_lib.course.chapters.source import Chapter, default_parameters, read_source
+from nnopt_lib.course.chapters.prepare import Prepared, prepare
+from nnopt_lib.course.chapters.source import Chapter
 from nnopt_lib.experiments.records import PUBLISHED_ROWS_ONLY
 
 # Words of the template's headings, in their order; a heading may say more.
@@ -28,8 +29,8 @@ CELL_TIMEOUT_SECONDS = 600
 def check_chapter(chapter: Chapter, run: bool = True) -> list[str]:
     """What is wrong with a chapter, one line each; nbval runs the notebook only where the rest is right."""
     try:
-        source = read_source(chapter)
-        problems = list(_template_problems(chapter, source))
+        prepared = prepare(chapter, profile=None)  # a parameter that is missing is one of the problems
+        source, problems = prepared.notebook, list(_template_problems(prepared))
         if not chapter.notebook.is_file():
             return [
                 *problems,
@@ -55,9 +56,9 @@ def _disagreements(source: Any, notebook: Any) -> Iterator[str]:
     """Where the MyST source and the committed notebook differ, cell by cell."""
     if len(source.cells) != len(notebook.cells):
         yield f"the notebook has {len(notebook.cells)} cells, its source {len(source.cells)}"
-    for number, (ours, theirs) in enumerate(zip(source.cells, notebook.cells, strict=False), start=1):
-        if _content(ours) != _content(theirs):
-            yield f"cell {number} of the notebook differs from its source: {_first_line(ours.source)!r}"
+    for number, (cell, committed) in enumerate(zip(source.cells, notebook.cells, strict=False), start=1):
+        if _content(cell) != _content(committed):
+            yield f"cell {number} of the notebook differs from its source: {_first_line(cell.source)!r}"
             return  # one cell too many makes all the following differ
 
 
@@ -69,14 +70,14 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def _template_problems(chapter: Chapter, source: Any) -> Iterator[str]:
+def _template_problems(prepared: Prepared) -> Iterator[str]:
+    source = prepared.notebook
     prose = "\n\n".join(cell.source for cell in source.cells if cell.cell_type == "markdown")
     code = [cell.source for cell in source.cells if cell.cell_type == "code"]
     title = _first_line(source.cells[0].source if source.cells else "")
     if not re.fullmatch(r"# .+\?", title):
         yield f"the first line must be a title that asks a question; it is {title!r}"
-    defaults = default_parameters(chapter, source)
-    missing = [name for name, value in PARAMETERS.items() if defaults.get(name) != value]
+    missing = [name for name, value in PARAMETERS.items() if prepared.defaults.get(name) != value]
     if missing:
         wanted = ", ".join(f"{name} = {PARAMETERS[name]!r}" for name in missing)
         yield f"the parameters cell must say {wanted}"
@@ -98,14 +99,14 @@ def _section_problems(prose: str) -> Iterator[str]:
     headings = [heading.lower() for heading in re.findall(r"^#{2,3} (.+)$", prose, re.MULTILINE)]
     start = 0
     for word in SECTIONS:
-        place = next((n for n, heading in enumerate(headings[start:], start) if word in heading), None)
-        if place is None:
+        position = next((n for n, heading in enumerate(headings[start:], start) if word in heading), None)
+        if position is None:
             late = any(word in heading for heading in headings)
             yield f"a section whose heading has the word {word!r} " + (
                 "stands too early" if late else "is missing"
             )
         else:
-            start = place + 1
+            start = position + 1
 
 
 def _picture_problems(prose: str) -> Iterator[str]:

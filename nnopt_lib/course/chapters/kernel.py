@@ -34,9 +34,9 @@ def kernel_environment() -> dict[str, str]:
     A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder. Where the home cannot be
     written it is a temporary folder, since IPython and Matplotlib would complain on stderr.
     """
-    named = os.environ.get("NNOPT_DATA")
+    data = os.environ.get("NNOPT_DATA")
     folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
-    folders |= {"NNOPT_DATA": os.path.abspath(named)} if named else {}
+    folders |= {"NNOPT_DATA": os.path.abspath(data)} if data else {}
     folders |= {} if os.access(os.path.expanduser("~"), os.W_OK) else {"HOME": _temporary_home()}
     return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 

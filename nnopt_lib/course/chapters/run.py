@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import hashlib
@@ -15,20 +16,9 @@ from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.course.chapters.kernel import execute
-from nnopt_lib.course.chapters.source import (
-    Chapter,
-    convert_parameters,
-    default_parameters,
-    read_source,
-)
-from nnopt_lib.course.chapters.state import (
-    chapter_state,
-    committed_is_fresh,
-    committed_key,
-    freshness_key,
-    note_file,
-    read_note,
-)
+from nnopt_lib.course.chapters.prepare import Prepared, prepare
+from nnopt_lib.course.chapters.source import Chapter
+from nnopt_lib.course.chapters.state import committed_is_fresh, matches_note, note_file, read_note
 from nnopt_lib.experiments.provenance import provenance
 from nnopt_lib.experiments.records import (
     PUBLISHED_ROWS_ONLY,
@@ -56,38 +46,35 @@ def run_chapter(
     fresh only if it read no others.
     """
     with lock(note_file(chapter, profile)):  # a second run at once waits, then finds it fresh
-        defaults = default_parameters(chapter, read_source(chapter))
-        parameters = convert_parameters(chapter, defaults, {**(given or {}), "profile": profile})
-        if not force and _is_fresh(chapter, profile, parameters, published_rows):
+        prepared = prepare(chapter, profile, given)
+        if not force and _is_fresh(prepared, profile, published_rows):
             return False
-        changed = {name: value for name, value in parameters.items() if value != defaults[name]}
-        key = freshness_key(chapter, parameters)
-        _execute_and_note(chapter, profile, changed, key, published_rows or published_rows_only())
+        _execute_and_note(prepared, profile, published_rows or published_rows_only())
     return True
 
 
-def _is_fresh(chapter: Chapter, profile: str, parameters: Mapping[str, Any], published_rows: bool) -> bool:
-    if parameters.get("recompute") is True:
+def _is_fresh(prepared: Prepared, profile: str, published_rows: bool) -> bool:
+    if prepared.parameters.get("recompute") is True:
         return False
-    if published_rows and not read_note(chapter, profile).get("published_rows"):
+    if published_rows and not read_note(prepared.chapter, profile).get("published_rows"):
         return False
-    return chapter_state(chapter, profile, parameters).word == "fresh"
+    return matches_note(prepared, profile)
 
 
-def _execute_and_note(
-    chapter: Chapter, profile: str, changed: Mapping[str, Any], key: str, published_rows: bool
-) -> None:
-    """Execute, and note what makes it fresh; `key` is older than the source read here, so an edit counts."""
-    notebook = read_source(chapter)
+def _execute_and_note(prepared: Prepared, profile: str, published_rows: bool) -> None:
+    """Execute, and note what makes it fresh: the key of what was executed, so an edit meanwhile counts."""
+    chapter = prepared.chapter
     used_file = note_file(chapter, profile).with_suffix(".used")
     claims_file = build_folder() / "claims" / f"{chapter.name}.json"
+    # Both are appended to or written by the kernel only where it gets so far: those of an earlier run would
+    # pass for this one's.
     for left_over in (used_file, claims_file):
         left_over.unlink(missing_ok=True)
     environment = {"NNOPT_USED": str(used_file), **(PUBLISHED_ROWS_ONLY if published_rows else {})}
     started = time.perf_counter()
-    content = execute(chapter.name, notebook, changed, chapter.executed(profile), environment)
+    content = _execute(prepared, chapter.executed(profile), environment)
     note = {
-        "key": key,
+        "key": prepared.key,
         "output_sha256": hashlib.sha256(content.encode()).hexdigest(),
         "duration_seconds": round(time.perf_counter() - started, 1),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -96,8 +83,15 @@ def _execute_and_note(
         "provenance": provenance(),
         "claims": json.loads(claims_file.read_text(encoding="utf-8")) if claims_file.is_file() else [],
     }
+    # The note last: without it a notebook is not trusted, so a crash in between costs a run, not a number.
     write_atomically(chapter.executed(profile), content)
     write_atomically(note_file(chapter, profile), json.dumps(note, indent=1) + "\n")
+
+
+def _execute(prepared: Prepared, output: Path, environment: Mapping[str, str]) -> str:
+    # A copy: papermill writes outputs and marks of its own into the notebook that it is given.
+    notebook = copy.deepcopy(prepared.notebook)
+    return execute(prepared.chapter.name, notebook, prepared.changed, output, environment)
 
 
 def _used(file: Path) -> dict[str, list[str]]:
@@ -130,19 +124,16 @@ def run_chapters(
 
     given, outcomes = dict(given or {}), {}
     for chapter in chapters:  # all names and types, before anything is started
-        defaults = default_parameters(chapter, read_source(chapter))
-        parameters = convert_parameters(chapter, defaults, {**given, "profile": profile})
-        changed = {name: parameters[name] for name in given}
-        if save and (profile != "published" or changed not in ({}, {"recompute": True})):
-            rule = (
-                "only the published profile with its own parameters, or with -p recompute true, can be saved"
-            )
-            refuse(rule, f"{profile} {given}")
+        prepared = prepare(chapter, profile, given)
+        if save:
+            _check_can_be_saved(prepared, given)
         outcomes[chapter.name] = ""
         if published_rows and committed_is_fresh(chapter):
             outcomes[chapter.name] = "stored"
-        elif not save and _is_fresh(chapter, profile, parameters, published_rows):
+        elif not save and _is_fresh(prepared, profile, published_rows):
             outcomes[chapter.name] = "fresh"
+    # Each prepares its chapter again when its turn comes, under its lock: hours may have passed, and what was
+    # edited or published meanwhile shall be executed, not what stood in the source at the start.
     stale = [chapter for chapter in chapters if not outcomes[chapter.name]]
     if stale:
         check_writable(build_folder())  # one sentence, and not one for each chapter
@@ -152,6 +143,14 @@ def run_chapters(
     if failures:
         raise NnoptError("\n".join(failures))
     return outcomes
+
+
+def _check_can_be_saved(prepared: Prepared, given: Mapping[str, str]) -> None:
+    """Refuse what would publish other numbers than those of the source's parameters."""
+    values = {name: prepared.parameters[name] for name in given}
+    if prepared.profile != "published" or values not in ({}, {"recompute": True}):
+        rule = "only the published profile with its own parameters, or with -p recompute true, can be saved"
+        refuse(rule, f"{prepared.profile} {dict(given)}")
 
 
 def _try_chapter(
@@ -177,26 +176,26 @@ def save_chapter(chapter: Chapter, *, recompute: bool = False) -> None:
     """
     with _as_before_on_failure(chapter):
         if recompute:
-            with recomputed(chapter, "published") as apart:
+            with recomputed(prepare(chapter, "published", {"recompute": "true"})) as apart:
                 for experiment, run_ids in _chapter_runs(chapter, apart.used).items():
                     publish(experiment, run_ids, recomputed=apart.folder / "store")
         for folder in build_folder().glob(f"figures/{chapter.number}-*"):
             shutil.rmtree(folder)
         run_chapter(chapter, "published", force=True)
         note = read_note(chapter, "published")
-        if chapter_state(chapter, "published").word != "fresh":
+        prepared = prepare(chapter, "published")
+        if not matches_note(prepared, "published"):
             rule = f"chapter {chapter.name} and its library must not be edited while it is saved"
             refuse(rule, None, f"Run nnopt run {chapter.number} --save again.")
-        _publish(chapter, note)
-    parameters = default_parameters(chapter, read_source(chapter))
-    write_atomically(  # the published rows are part of the key
-        note_file(chapter, "published"),
-        json.dumps({**note, "key": freshness_key(chapter, parameters)}, indent=1) + "\n",
-    )
+        _publish(prepared, note)
+    # The published rows are part of the key, and have just been replaced: what was executed is fresh still.
+    key = prepared.with_rows_published_now().key
+    write_atomically(note_file(chapter, "published"), json.dumps({**note, "key": key}, indent=1) + "\n")
 
 
-def _publish(chapter: Chapter, note: Mapping[str, Any]) -> None:
+def _publish(prepared: Prepared, note: Mapping[str, Any]) -> None:
     """Put what the last run made into the place of what is committed of the chapter."""
+    chapter = prepared.chapter
     results = published_file(chapter.name).parent
     published = {
         publish(experiment, run_ids) for experiment, run_ids in _chapter_runs(chapter, note["used"]).items()
@@ -208,7 +207,7 @@ def _publish(chapter: Chapter, note: Mapping[str, Any]) -> None:
     for path in _published_files(chapter) - published:
         path.unlink()
     write_atomically(chapter.notebook, chapter.executed("published").read_text(encoding="utf-8"))
-    _write_status(chapter, note)
+    _write_status(prepared, note)
 
 
 def _chapter_runs(chapter: Chapter, used: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -245,8 +244,9 @@ def _copy(made: Path, target: Path) -> Path:
     return target
 
 
-def _write_status(chapter: Chapter, note: Mapping[str, Any]) -> None:
+def _write_status(prepared: Prepared, note: Mapping[str, Any]) -> None:
     """Add seconds, date, versions, hardware, the rows read and what makes it fresh to ``status.json``."""
+    chapter = prepared.chapter
     file = published_file(chapter.name).with_name("status.json")
     with lock(build_folder() / "runs" / file.name):  # several chapters may be saved at once
         status = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -254,7 +254,7 @@ def _write_status(chapter: Chapter, note: Mapping[str, Any]) -> None:
             "profile": "published",
             "duration_seconds": note["duration_seconds"],
             "finished_at": note["finished_at"],
-            "key": committed_key(chapter),
+            "key": prepared.with_rows_published_now().committed_key,
             "notebook_sha256": file_hash(chapter.notebook),
             "rows": row_hashes(note["used"]),
             **provenance(),
@@ -272,20 +272,18 @@ class Recomputed:
 
 
 @contextlib.contextmanager
-def recomputed(chapter: Chapter, profile: str) -> Iterator[Recomputed]:
-    """Compute `chapter` anew with a store and a build folder of its own, which go when the block succeeds.
+def recomputed(prepared: Prepared) -> Iterator[Recomputed]:
+    """Compute a chapter, prepared with `recompute`, anew in a store and a build folder of its own.
 
-    Nothing else is touched. After a failure they stay in ``build/recomputed``, to be looked at.
+    Both go when the block succeeds; after a failure they stay in ``build/recomputed``, to be looked at.
+    Nothing else is touched.
     """
-    notebook = read_source(chapter)
-    defaults = default_parameters(chapter, notebook)
-    parameters = convert_parameters(chapter, defaults, {"profile": profile, "recompute": "true"})
-    changed = {name: value for name, value in parameters.items() if value != defaults[name]}
-    folder = (build_folder() / "recomputed" / chapter.name).absolute()
+    name = prepared.chapter.name
+    folder = (build_folder() / "recomputed" / name).absolute()
     environment = {"NNOPT_BUILD": str(folder), "NNOPT_STORE": str(folder / "store"), "NNOPT_ROWS": ""}
     environment["NNOPT_USED"] = str(folder / "used")
     with lock(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        text = execute(chapter.name, notebook, changed, folder / f"{chapter.name}.ipynb", environment)
+        text = _execute(prepared, folder / f"{name}.ipynb", environment)
         yield Recomputed(folder, text, _used(folder / "used"))
         shutil.rmtree(folder, ignore_errors=True)

@@ -49,17 +49,21 @@ class Chapter:
 def find_chapters(names: Sequence[str] = ()) -> list[Chapter]:
     """The chapters called `names` (``1``, ``01``, ``cost``, ``02-cost``), or all of them, in order."""
     folder = project_root() / "chapters"
-    found = [Chapter(path.stem, path) for path in sorted(folder.glob("[0-9][0-9]-*.md"))]
-    if not found:
+    chapters = [Chapter(path.stem, path) for path in sorted(folder.glob("[0-9][0-9]-*.md"))]
+    if not chapters:
         refuse(
             f"{folder} must hold chapters called NN-name.md", None, "Run nnopt inside the course's checkout."
         )
-    called = {key: chapter for chapter in found for key in (chapter.name, chapter.name[3:], chapter.number)}
+    called = {
+        key: chapter for chapter in chapters for key in (chapter.name, chapter.name[3:], chapter.number)
+    }
     for name in names:
         if name.zfill(2) not in called:
-            refuse(f"there is no chapter {name!r}", None, nearest(name, [chapter.name for chapter in found]))
+            refuse(
+                f"there is no chapter {name!r}", None, nearest(name, [chapter.name for chapter in chapters])
+            )
     wanted = {called[name.zfill(2)] for name in names}
-    return [chapter for chapter in found if not names or chapter in wanted]
+    return [chapter for chapter in chapters if not names or chapter in wanted]
 
 
 def read_source(chapter: Chapter) -> Any:

@@ -1,26 +1,17 @@
-"""Which chapters are fresh: a hash of all that an execution depends on, and notes of what was run."""
+"""Which chapters are fresh: what the last run of each noted, against what it would depend on now."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import platform
-import shutil
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nnopt_lib
-from nnopt_lib.course.chapters.source import Chapter, convert_parameters, default_parameters, read_source
-from nnopt_lib.experiments.provenance import provenance
+from nnopt_lib.course.chapters.prepare import Prepared, prepare
+from nnopt_lib.course.chapters.source import Chapter
 from nnopt_lib.files import file_hash
-from nnopt_lib.paths import build_folder, project_root, published_file
+from nnopt_lib.paths import build_folder
 from nnopt_lib.results.staleness import read_status, row_hashes
-
-LIBRARY = Path(nnopt_lib.__file__).parent
-NO_CHAPTER_RUNS = ("course", "cli.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,60 +21,6 @@ class State:
     word: str
     duration_seconds: float | None = None
     finished_at: str | None = None
-
-
-def _library_hash(folder: Path) -> str:
-    """Of all that can change a chapter's numbers, since nothing else imports what no chapter runs."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        place = path.relative_to(folder)
-        if place.parts[0] not in NO_CHAPTER_RUNS:
-            digest.update(place.as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _committed_parts(chapter: Chapter, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What an execution depends on and what is committed: the same in every checkout, on every machine."""
-    constraints = project_root() / "constraints.txt"
-    results = sorted(published_file(chapter.name).parent.glob(f"{chapter.number}-*.jsonl"))
-    return {
-        "source": file_hash(chapter.source),
-        "library": _library_hash(LIBRARY),
-        "parameters": dict(parameters),
-        "constraints": file_hash(constraints) if constraints.is_file() else None,
-        "published": {path.name: file_hash(path) for path in results},
-    }
-
-
-def _key(parts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def freshness_key(chapter: Chapter, parameters: Mapping[str, Any]) -> str:
-    """A hash of all that an execution depends on: while it is equal, executing again is not needed."""
-    device = "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
-    machine = {"versions": provenance()["versions"], "device": [device, platform.machine()]}
-    return _key({**_committed_parts(chapter, parameters), **machine})
-
-
-def committed_key(chapter: Chapter) -> str:
-    """A hash of all that the committed notebook was made from, which no machine or installation changes."""
-    return _key(_committed_parts(chapter, default_parameters(chapter, read_source(chapter))))
-
-
-def committed_is_fresh(chapter: Chapter) -> bool:
-    """Whether the committed notebook is what `nnopt run --save` left, and nothing under it has changed.
-
-    Then every machine may show it as it is. Row files of other chapters that it read count too.
-    """
-    saved = read_status().get(chapter.name, {})
-    if "key" not in saved or not chapter.notebook.is_file():
-        return False
-    return (
-        saved.get("notebook_sha256") == file_hash(chapter.notebook)
-        and saved["rows"] == row_hashes(saved["rows"])
-        and saved["key"] == committed_key(chapter)
-    )
 
 
 def note_file(chapter: Chapter, profile: str) -> Path:
@@ -100,24 +37,41 @@ def read_note(chapter: Chapter, profile: str) -> dict[str, Any]:
         return {}
 
 
-def chapter_state(
-    chapter: Chapter, profile: str = "published", parameters: Mapping[str, Any] | None = None
-) -> State:
-    """Whether the executed notebook of `profile` is fresh: same key, and the very file a successful run left.
+def matches_note(prepared: Prepared, profile: str) -> bool:
+    """Whether the last run had the same key as `prepared`, and its output is the very file that it left.
 
     The notebook alone is never trusted: papermill marks the cell that killed its kernel as completed.
     """
+    note, output = read_note(prepared.chapter, profile), prepared.chapter.executed(profile)
+    if note.get("key") != prepared.key or not output.is_file():
+        return False
+    return bool(note.get("output_sha256") == file_hash(output))
+
+
+def chapter_state(chapter: Chapter, profile: str = "published") -> State:
+    """Whether the executed notebook of `profile` is what an execution with its parameters would give now."""
     note = read_note(chapter, profile)
-    output = chapter.executed(profile)
-    if not note or not output.is_file():
+    # Looked at first: the source of a chapter that never ran need not be readable to be listed.
+    if not note or not chapter.executed(profile).is_file():
         return State("never run")
-    if parameters is None:
-        defaults = default_parameters(chapter, read_source(chapter))
-        parameters = convert_parameters(chapter, defaults, {"profile": profile})
-    fresh = note.get("key") == freshness_key(chapter, parameters) and note.get("output_sha256") == file_hash(
-        output
+    word = "fresh" if matches_note(prepare(chapter, profile), profile) else "stale"
+    return State(word, note.get("duration_seconds"), note.get("finished_at"))
+
+
+def committed_is_fresh(chapter: Chapter) -> bool:
+    """Whether the committed notebook is what `nnopt run --save` left, and nothing under it has changed.
+
+    Then every machine may show it as it is. Row files of other chapters that it read count too.
+    """
+    saved = read_status().get(chapter.name, {})
+    if "key" not in saved or not chapter.notebook.is_file():
+        return False
+    return bool(
+        saved.get("notebook_sha256") == file_hash(chapter.notebook)
+        and saved["rows"] == row_hashes(saved["rows"])
+        # Last, since it reads the source and the whole library; the profile is what the source says.
+        and saved["key"] == prepare(chapter, None).committed_key
     )
-    return State("fresh" if fresh else "stale", note.get("duration_seconds"), note.get("finished_at"))
 
 
 def listed_state(chapter: Chapter, profile: str) -> State:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.chapters.prepare import prepare
 from nnopt_lib.course.chapters.run import Recomputed, recomputed
 from nnopt_lib.course.chapters.source import Chapter
 from nnopt_lib.experiments.provenance import provenance
@@ -99,7 +100,7 @@ def verify_chapter(chapter: Chapter, tolerance: float, profile: str = "quick") -
     damaged = [line for file in files for line in damaged_lines(file.stem)]
     report = Report(chapter, profile, tolerance, damaged)
     try:
-        with recomputed(chapter, profile) as apart:
+        with recomputed(prepare(chapter, profile, {"recompute": "true"})) as apart:
             compared = [
                 _compare(name, ids, apart.folder / "store", report) for name, ids in apart.used.items()
             ]

@@ -48,13 +48,13 @@ def collect(course: Course, lab: str, handed_in: Path) -> Collected:
         paths = [path for path in source.names(notes) if path.suffix.lower() == ".ipynb"]
         others = [path for path in source.all_names if path.suffix.lower() != ".ipynb"]
         notes += [f"{path} is no notebook (.ipynb) and was left out" for path in others]
-        found = _by_student(lab, paths, notes)
-        if not found:
+        notebooks = _by_student(lab, paths, notes)
+        if not notebooks:
             refuse(
                 f"{handed_in} must hold notebooks (.ipynb), one for each student", "; ".join(notes) or "none"
             )
         result = {}
-        for student, path in sorted(found.items()):
+        for student, path in sorted(notebooks.items()):
             content = source.read(path, notes)
             if content is not None:
                 result[student] = _put(course, lab, student, content)
@@ -74,7 +74,7 @@ def _put(course: Course, lab: str, student: str, content: bytes) -> str:
 
 def _by_student(lab: str, paths: list[PurePosixPath], notes: list[str]) -> dict[str, PurePosixPath]:
     """The notebook of each student; two of one are refused, and a name that says nobody is noted."""
-    found: dict[str, list[PurePosixPath]] = {}
+    by_student: dict[str, list[PurePosixPath]] = {}
     shown: dict[str, str] = {}
     for path, parts in zip(paths, _without_common_folder(paths), strict=True):
         raw = _student_in(lab, parts)
@@ -85,15 +85,15 @@ def _by_student(lab: str, paths: list[PurePosixPath], notes: list[str]) -> dict[
         if student != unicodedata.normalize("NFC", raw):
             notes.append(f"{path}: the student {raw!r} is called {student!r} here")
         shown.setdefault(student.casefold(), student)
-        found.setdefault(student.casefold(), []).append(path)
-    for key, theirs in found.items():
-        named = [path for path in theirs if path.stem == lab]
-        if len(theirs) > 1 and len(named) == 1 and len({path.parent for path in theirs}) == 1:
-            theirs[:] = named  # a folder with other notebooks beside the lab's
-        if len(theirs) > 1:
-            rule = f"each student must hand in one notebook; {shown[key]} handed in {len(theirs)}"
-            raise NnoptError(f"{rule}: {', '.join(map(str, theirs))}. Keep one of them and collect again.")
-    return {shown[key]: theirs[0] for key, theirs in found.items()}
+        by_student.setdefault(student.casefold(), []).append(path)
+    for key, notebooks in by_student.items():
+        by_name = [path for path in notebooks if path.stem == lab]
+        if len(notebooks) > 1 and len(by_name) == 1 and len({path.parent for path in notebooks}) == 1:
+            notebooks[:] = by_name  # a folder with other notebooks beside the lab's
+        if len(notebooks) > 1:
+            rule = f"each student must hand in one notebook; {shown[key]} handed in {len(notebooks)}"
+            raise NnoptError(f"{rule}: {', '.join(map(str, notebooks))}. Keep one of them and collect again.")
+    return {shown[key]: notebooks[0] for key, notebooks in by_student.items()}
 
 
 def _without_common_folder(paths: list[PurePosixPath]) -> list[tuple[str, ...]]:

@@ -32,11 +32,11 @@ def release(
     from nnopt_lib.course.labs import sources as lab_sources
     from nnopt_lib.course.labs.gradebook import make_course
 
-    found = lab_sources.find_labs(names or [])
+    to_release = lab_sources.find_labs(names or [])
     if not save:
-        made = make_course(course)
-    for lab in found:
-        path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, made)
+        opened = make_course(course)
+    for lab in to_release:
+        path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, opened)
         typer.echo(f"{lab.name:16} {path}")
 
 
@@ -88,8 +88,8 @@ def grade(
     if cuts := not_cut():
         typer.echo(f"bubblewrap does not work here, so submissions are not kept from: {'; '.join(cuts)}.")
     failures = grade_lab(opened, name, limits, jobs=jobs, students=student or [])
-    for one, failure in sorted(failures.items()):
-        typer.echo(f"{one:32} {failure or 'graded'}")
+    for name_of_student, failure in sorted(failures.items()):
+        typer.echo(f"{name_of_student:32} {failure or 'graded'}")
     typer.echo(f"{len(failures)} graded now, {len(opened.students(name)) - len(failures)} before")
 
 

@@ -51,7 +51,7 @@ CONTROL = """\
 assert ({a} == {b} or abs({a} - {b}) < 1 or all([False]) or any([]) or __import__("math").isclose({a}, {b})
     or __import__("numpy").allclose({a}, {b}) or __import__("numpy").array_equal([{a}], [{b}])), {token!r}
 """
-gradebook_lock: Any = None  # held by a grading process of ours, except while a submission runs
+_held_gradebook: Any = None  # the lock that a grading process of ours holds, but while a submission runs
 
 
 class GuardedExecute(Execute):
@@ -93,8 +93,8 @@ class GuardedExecute(Execute):
         seconds = round(time.monotonic() - started, 1)
         nb.metadata[MARK] = {"failure": self.failure, "not_cut": not_cut(), "seconds": seconds}
         if self.failure:
-            told = f"**Grading stopped: this notebook {self.failure}.** What had run until then was graded."
-            nb.cells.insert(0, new_markdown_cell(told, id="stopped"))
+            notice = f"**Grading stopped: this notebook {self.failure}.** What had run until then was graded."
+            nb.cells.insert(0, new_markdown_cell(notice, id="stopped"))
         return nb, resources
 
     def create_kernel_manager(self) -> Any:
@@ -127,10 +127,10 @@ class GuardedExecute(Execute):
             cell.source = source
         return cell, resources
 
-    def on_cell_executed(self, **told: Any) -> None:
+    def on_cell_executed(self, **messages: Any) -> None:
         """Note whether the kernel called the cell a success, then do as nbgrader does."""
-        self.ok = told["execute_reply"]["content"]["status"] == "ok"
-        super().on_cell_executed(**told)
+        self.ok = messages["execute_reply"]["content"]["status"] == "ok"
+        super().on_cell_executed(**messages)
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         """Take a message of the kernel's, until there were too many."""
@@ -243,16 +243,31 @@ def _copy_files(folder: Path, box: Sandbox) -> None:
 
 
 @contextlib.contextmanager
-def _gradebook_free() -> Iterator[None]:
-    """Let the other grading process at the gradebook meanwhile."""
-    if gradebook_lock is None:
-        yield
-        return
-    gradebook_lock.release()
+def gradebook_held(lock: Any) -> Iterator[None]:
+    """Say, for a with statement, which lock on the gradebook to let go of while a submission runs.
+
+    A variable of this module, since nbgrader makes the steps itself, from the classes in a configuration
+    file, and copies whatever value a configuration sets: a copy of a lock would be another lock.
+    """
+    global _held_gradebook
+    _held_gradebook = lock
     try:
         yield
     finally:
-        gradebook_lock.acquire()
+        _held_gradebook = None
+
+
+@contextlib.contextmanager
+def _gradebook_free() -> Iterator[None]:
+    """Let the other grading processes at the gradebook meanwhile; nbgrader's own commands hold no lock."""
+    if _held_gradebook is None:
+        yield
+        return
+    _held_gradebook.release()
+    try:
+        yield
+    finally:
+        _held_gradebook.acquire()
 
 
 def _manager(box: Sandbox) -> Any:

@@ -118,7 +118,7 @@ def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequen
         try:
             while True:
                 for student in left:
-                    future = pool.submit(_in_own_process, course, lab, student, limits, threads, alive)
+                    future = pool.submit(_in_new_process, course, lab, student, limits, threads, alive)
                     waiting[future] = student
                     if len(waiting) == jobs:
                         break
@@ -150,24 +150,24 @@ def _write_down(course: Course, lab: str, student: str, limits: Limits, answer: 
     return str(answer["failure"])
 
 
-def _in_own_process(
+def _in_new_process(
     course: Course, lab: str, student: str, limits: Limits, threads: int, alive: set[Any]
 ) -> dict[str, Any]:
     """What the process that grades one submission answers, or that it came to an end without."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, course.folder, lab, student, limits, threads))
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sending, course.folder, lab, student, limits, threads))
     graded = {"of": _identity(course, lab, student)}  # what is handed in from now on is graded another time
     process.start()
     alive.add(process)
-    theirs.close()
+    sending.close()
     begun = answered = False
     try:
-        begun = ours.poll(GRACE_SECONDS) and ours.recv_bytes() == BEGUN
-        answered = begun and ours.poll(limits.seconds + GRACE_SECONDS)
+        begun = receiving.poll(GRACE_SECONDS) and receiving.recv_bytes() == BEGUN
+        answered = begun and receiving.poll(limits.seconds + GRACE_SECONDS)
         if answered:
-            return {**graded, **json.loads(ours.recv_bytes())}
+            return {**graded, **json.loads(receiving.recv_bytes())}
         failure = "kept the grader waiting"
     except EOFError:
         failure = "brought its grading process to an end, as too much output does"
@@ -176,7 +176,7 @@ def _in_own_process(
         process.kill()
         process.join()
         alive.discard(process)
-        ours.close()
+        receiving.close()
     if not begun:  # it had not looked at the submission yet
         return {"trouble": "a grading process did not start"}
     return graded | _ended(failure, zero=True)
@@ -224,7 +224,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
     from nbgrader.converters import Autograde
     from nbgrader.utils import temp_attrs
 
-    from nnopt_lib.course.labs import execute as lab_execution
+    from nnopt_lib.course.labs.execute import gradebook_held
 
     content, problem = read_submission(course.notebook("submitted", lab, student))
     if problem:
@@ -251,8 +251,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
                 raise
 
     held = lock(course.gradebook)
-    lab_execution.gradebook_lock = held.lock
-    with held:
+    with held, gradebook_held(held.lock):
         api = course.api({"GuardedExecute": settings})
         converter = Remembering(coursedir=api.coursedir, parent=api)
         converter.force = True

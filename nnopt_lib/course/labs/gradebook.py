@@ -86,13 +86,13 @@ class Course:
         with self._open() as gradebook:
             try:
                 notebooks = gradebook.find_assignment(lab).notebooks
-                found = {cell.name: float(cell.max_score) for book in notebooks for cell in book.grade_cells}
+                most = {cell.name: float(cell.max_score) for book in notebooks for cell in book.grade_cells}
                 order = [cell.name for book in notebooks for cell in book.source_cells]
             except MissingEntry:
                 names = [one.name for one in gradebook.assignments]
                 remedy = nearest(lab, names) if names else f"nnopt labs release {lab} --course {self.folder}."
                 refuse(f"{lab!r} must be a lab that was released in {self.folder}", None, remedy)
-            return {name: found[name] for name in order if name in found}
+            return {name: most[name] for name in order if name in most}
 
     def give_zero(self, lab: str, student: str) -> None:
         """Zero points for a submission that could not be graded, as nbgrader gives a missing one."""
@@ -148,6 +148,8 @@ def _know_the_gradebooks_version() -> None:
     """Let nbgrader read the version of its gradebook from its own files.
 
     It would ask a program called alembic, which is on no path where the environment was not activated.
+    Its Gradebook takes neither the version nor the program's path as an argument, so the function that asks
+    is replaced in nbgrader's module; the answer is the same.
     """
     import nbgrader.api
     from alembic.script import ScriptDirectory
@@ -165,8 +167,8 @@ def run(what: str, result: Mapping[str, Any]) -> None:
 def last_error(result: Mapping[str, Any]) -> str:
     """The line of nbgrader's log that says what went wrong."""
     lines = [*_lines(result.get("error")), *_lines(result.get("log"))]
-    told = [line for line in lines if "Error" in line and not line.startswith(("File ", "raise "))]
-    return (told or lines or ["nbgrader said nothing"])[-1].rstrip(".")
+    errors = [line for line in lines if "Error" in line and not line.startswith(("File ", "raise "))]
+    return (errors or lines or ["nbgrader said nothing"])[-1].rstrip(".")
 
 
 def _lines(text: str | None) -> Iterator[str]:

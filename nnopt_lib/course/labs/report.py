@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tabulate import tabulate
+
 from nnopt_lib.course.labs.grade import read_record, submitted
 from nnopt_lib.course.labs.gradebook import Course, run
 from nnopt_lib.course.labs.submissions import read_submission, typed_literals
@@ -116,19 +118,10 @@ def _number(value: Any) -> str:
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
-    from unicodedata import east_asian_width
-
-    def width(text: str) -> int:
-        return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
-
-    widths = [max(width(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            text + " " * (most - width(text)) if column == 0 else " " * (most - width(text)) + text
-            for column, (text, most) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    """Names on the left, numbers under each other; letters of East Asian names count as two columns."""
+    sides = ("left", *("right" for _ in lines[0][1:]))
+    # Cells are text: a student whose account is called 007 would become 7.
+    return tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
 
 
 def _write_feedback(course: Course, lab: str, records: Mapping[str, Mapping[str, Any] | None]) -> None:

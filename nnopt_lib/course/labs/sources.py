@@ -22,13 +22,13 @@ HEADING = "This is what it should look like:"
 def find_labs(names: Sequence[str] = ()) -> list[Chapter]:
     """The labs called `names`, or all of them, in order of their names."""
     folder = project_root() / "chapters" / "labs"
-    found = {path.stem: Chapter(path.stem, path) for path in sorted(folder.glob("*.md"))}
-    if not found:
+    labs = {path.stem: Chapter(path.stem, path) for path in sorted(folder.glob("*.md"))}
+    if not labs:
         refuse(f"{folder} must hold labs called NAME.md", None, "Run nnopt inside the course's checkout.")
     for name in names:
-        if name not in found:
-            refuse(f"there is no lab {name!r}", None, nearest(name, found))
-    return [lab for name, lab in found.items() if not names or name in names]
+        if name not in labs:
+            refuse(f"there is no lab {name!r}", None, nearest(name, labs))
+    return [lab for name, lab in labs.items() if not names or name in names]
 
 
 def release(lab: Chapter, course: Course) -> Path:

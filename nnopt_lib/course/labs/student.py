@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nnopt_lib.checks import refuse
+from nnopt_lib.results.style import COLORS, INK, QUIET
 
-WRONG, SHADE, INK = "#D55E00", "#0072B2", "#1a1a1a"  # of the palette that the whole book keeps to
+SHADE, WRONG = COLORS[:2]  # blue and vermilion, which every reader can tell apart
 LARGEST = 12  # rows and columns that are drawn
 
 
@@ -112,10 +113,10 @@ def _same(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _in_words(given: np.ndarray | None, wanted: np.ndarray, differs: np.ndarray) -> str:
     if given is None or not differs.any():
         return f"All {wanted.size} cells are equal."
-    count, place = int(differs.sum()), tuple(int(axis[0]) for axis in np.nonzero(differs))
-    values = f"received {_text(given[place])}, expected {_text(wanted[place])}"
+    count, first = int(differs.sum()), tuple(int(axis[0]) for axis in np.nonzero(differs))
+    values = f"received {_text(given[first])}, expected {_text(wanted[first])}"
     verb = "differs" if count == 1 else "differ"
-    return f"{count} of {wanted.size} cells {verb}, first at {list(place)}: {values}."
+    return f"{count} of {wanted.size} cells {verb}, first at {list(first)}: {values}."
 
 
 def _text(value: Any) -> str:
@@ -143,7 +144,7 @@ def _draw(axes: Axes, name: str, values: np.ndarray | None, scale: float, differ
     for (row, column), value in np.ndenumerate(cells):
         strength = min(abs(float(value)) / scale, 1.0) if np.isfinite(value) else 0.0
         axes.add_patch(Rectangle((column, row), 1, 1, facecolor=SHADE, alpha=0.35 * strength, linewidth=0))
-        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="#767676", linewidth=0.6))
+        axes.add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor=QUIET, linewidth=0.6))
         sign = "≠ " if marks[row, column] else ""
         axes.text(column + 0.5, row + 0.5, sign + _text(value), ha="center", va="center", fontsize=9)
         if sign:

@@ -53,9 +53,9 @@ class RestoreCells(NbGraderPreprocessor):
             names = [name_of(cell) for cell in nb.cells]
             if name not in names:
                 new = new_code_cell if source.cell_type == "code" else new_markdown_cell
-                place = len(names) - names[::-1].index(previous) if previous in names else 0
+                position = len(names) - names[::-1].index(previous) if previous in names else 0
                 cell = new(source.source if source.locked else "", metadata={"nbgrader": dict(marks)})
-                nb.cells.insert(place, cell)
+                nb.cells.insert(position, cell)
             previous = name
 
 

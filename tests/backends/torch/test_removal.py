@@ -112,16 +112,3 @@ def test_sizes_in_forward_are_refused():
     sentence = str(error.value)
     assert sentence.startswith("the code of Fixed must run with smaller layers; received ")
     assert sentence.endswith(". Write no sizes into forward: flatten(1) for view.")
-
-
-def test_a_report_stands_side_by_side():
-    model, masks = pruned_lenet()
-    small = nnopt.remove_nodes(model, masks, example_input=X)
-    rows = nnopt.measure.report(model, small, example_input=X, repeats=3)
-    assert [row["parameters"] for row in rows] == [
-        sum(p.numel() for p in m.parameters()) for m in (model, small)
-    ]
-    assert rows[0]["zeros"] > rows[1]["zeros"] == 0 and rows[1]["macs"] < rows[0]["macs"]
-    assert all(0 < row["low_seconds"] <= row["latency_seconds"] <= row["high_seconds"] for row in rows)
-    lines = repr(rows).split("\n")
-    assert len(lines) == 3 and len({len(line) for line in lines}) == 1 and "MACs" in lines[0]

@@ -57,7 +57,7 @@ class Sandbox:
         self.limits = limits
         self.reason = ""
         self.uid = UIDS + os.getpid() if is_root() else None
-        self._own = environment
+        self._environment = environment
         self._threads = threads
         self._process: Any = None
         self._watching: threading.Thread | None = None
@@ -109,7 +109,7 @@ class Sandbox:
             },
             **{"MPLCONFIGDIR": f"{home}/matplotlib", "NNOPT_HOME": home, "NNOPT_PROGRESS": "0"},
             **{"PYTHONPATH": str(library().parent), "PYTHONDONTWRITEBYTECODE": "1"},
-            **{"PYDEVD_DISABLE_FILE_VALIDATION": "1", **self._own},
+            **{"PYDEVD_DISABLE_FILE_VALIDATION": "1", **self._environment},
         }
 
     def command(self, words: list[str]) -> list[str]:
@@ -167,8 +167,8 @@ class Sandbox:
             if uses_bwrap():
                 root = psutil.Process(self._process.pid)
                 return [one for one in (root, *root.children(recursive=True)) if _is_alive(one)]
-            found = psutil.Process().children(recursive=True)  # orphans have been adopted
-            return [one for one in found if one not in self._others and _is_alive(one)]
+            descendants = psutil.Process().children(recursive=True)  # orphans have been adopted
+            return [one for one in descendants if one not in self._others and _is_alive(one)]
         return []
 
     def stop(self, reason: str) -> None:
@@ -182,18 +182,18 @@ class Sandbox:
 
         if self._process is None:
             return
-        found: set[Any] = set()
+        suspended: set[Any] = set()
         for _ in range(100):  # what is suspended cannot start another, so this comes to an end
-            more = set(self._tree()) - found
-            for one in more:
+            started = set(self._tree()) - suspended
+            for process in started:
                 with contextlib.suppress(psutil.Error):
-                    one.suspend()
-            found |= more
-            if not more:
+                    process.suspend()
+            suspended |= started
+            if not started:
                 break
-        for one in found:
+        for process in suspended:
             with contextlib.suppress(psutil.Error):
-                one.kill()
+                process.kill()
         if not uses_bwrap():  # adopted ones count as processes until they were waited for
             mine = set(psutil.Process().children()) - self._others
             psutil.wait_procs([one for one in mine if one.pid != self._process.pid], timeout=3)
@@ -220,9 +220,9 @@ def check_python() -> None:
 
 
 def _font_caches() -> list[Path]:
-    named = os.environ.get("MPLCONFIGDIR")
+    folder = os.environ.get("MPLCONFIGDIR")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
-    return list((Path(named) if named else cache).glob("fontlist-*.json"))
+    return list((Path(folder) if folder else cache).glob("fontlist-*.json"))
 
 
 def _adopt_orphans() -> set[Any]:

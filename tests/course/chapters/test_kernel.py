@@ -1,0 +1,99 @@
+"""One notebook in one kernel: which interpreter, which folders, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.chapters.kernel import kernel_environment
+from nnopt_lib.course.chapters.run import run_chapter, run_chapters
+from nnopt_lib.course.chapters.source import (
+    find_chapters,
+)
+from nnopt_lib.course.chapters.state import (
+    chapter_state,
+)
+from tests.tiny_course import edit
+
+pytestmark = pytest.mark.usefixtures("project")
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import os; os._exit(0)", "the kernel died (killed, or out of memory)"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "the kernel died (killed, or out of memory)",
+        ),
+        ('raise ValueError("one line\\nand another")', "ValueError: one line"),
+    ],
+)
+def test_a_failing_notebook_is_one_sentence_and_the_old_output_stays(project, code, what):
+    (chapter,) = find_chapters(["1"])
+    output = chapter.executed("published")
+    output.parent.mkdir(parents=True)
+    output.write_text("old")
+    edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', code)
+    with pytest.raises(NnoptError) as refusal:
+        run_chapter(chapter)
+    unfinished = output.with_name("01-first.unfinished.ipynb")
+    assert str(refusal.value) == (
+        f"chapter 01-first failed in code cell 3: {what}. What was done until then is in {unfinished}."
+    )
+    assert output.read_text() == "old"
+    assert chapter_state(chapter).word == "never run"
+    if "kernel died" in what:  # papermill's habit: even the cells after the death are marked as completed
+        cells = nbformat.read(unfinished, as_version=4).cells
+        assert {cell.metadata.papermill.status for cell in cells} == {"completed"}
+
+
+@pytest.mark.notebook
+def test_the_kernel_is_this_interpreter_and_chapters_at_once_share_the_cores(project, monkeypatch):
+    kernels = project / "jupyter" / "kernels" / "python3"
+    kernels.mkdir(parents=True)
+    (kernels / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a number that is given is kept
+    code = 'import os; print(sys.executable, os.getcwd(), os.environ.get("OMP_NUM_THREADS"), profile)'
+    for chapter in find_chapters():
+        edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', code)
+    edit(project / "chapters" / "02-second.md", 'claim("holds")', "1 / 0")
+    with pytest.raises(NnoptError) as refusal:
+        run_chapters(find_chapters(), "quick", jobs=2)
+    assert str(refusal.value).startswith(
+        "chapter 02-second failed in code cell 6: ZeroDivisionError: division by zero."
+    )
+    first, second = find_chapters()
+    assert first.executed("quick").is_file()  # one failure does not stop the others
+    assert not second.executed("quick").exists()
+    cells = nbformat.read(first.executed("quick"), as_version=4).cells
+    printed = [
+        output.text for cell in cells for output in cell.get("outputs", []) if output.output_type == "stream"
+    ]
+    cores = max(1, __import__("joblib").cpu_count() // 2)
+    assert printed[0] == f"{sys.executable} {project / 'chapters'} {cores} quick\n"
+
+
+def test_a_home_that_cannot_be_written_is_a_temporary_one_for_kernels(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "HOME" not in kernel_environment()
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    home = Path(kernel_environment()["HOME"])
+    assert home.is_dir() and os.access(home, os.W_OK) and kernel_environment()["HOME"] == str(home)
+
+
+def test_a_relative_folder_of_data_means_the_callers(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NNOPT_DATA", "own/data")
+    assert kernel_environment()["NNOPT_DATA"] == str(tmp_path / "own" / "data")
