@@ -118,7 +118,7 @@ _DEPTHWISE = (
 _PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance"}
 
 
-def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
+def canonical_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
     """Every floating variable with its canonical name and its layer; a shared layer comes once.
 
     ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
@@ -177,7 +177,7 @@ def _to_front(rank: int) -> tuple[int, ...]:
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Copies of all weights and running statistics, in canonical names and layout; half becomes float32."""
     weights = {}
-    for name, variable, layer in named_variables(model):
+    for name, variable, layer in canonical_variables(model):
         value = to_canonical(layer, name, keras.ops.convert_to_numpy(variable))
         weights[name] = np.array(value, np.float32 if value.itemsize < 4 else value.dtype, order="C")
     return weights
@@ -185,5 +185,5 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
     """Write weights into the model's own variables."""
-    for name, variable, layer in named_variables(model):
+    for name, variable, layer in canonical_variables(model):
         variable.assign(from_canonical(layer, name, weights[name], tuple(variable.shape)))

@@ -132,6 +132,7 @@ def _rows(coupling: Coupling, weights: Weights) -> Iterator[tuple[str, np.ndarra
 
 def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Who answers for each node, and which of `numbers` can leave: equal to an earlier one, or not read."""
+    # Bytes, so that equal nodes meet in a dict; near ones must not, or the function would change.
     rows_of: dict[int, list[bytes]] = {int(number): [] for number in numbers}
     for name, owners in _rows(coupling, weights):
         for row, number in enumerate(owners.tolist()):
@@ -146,6 +147,7 @@ def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tup
     merged, first = np.arange(coupling.size), dict[bytes, int]()
     for number in numbers.tolist():
         merged[number] = first.setdefault(b"|".join(rows_of[number]), number)
+    # Who answers for another must stay, even if nothing reads it itself.
     answering = set(merged[[number for number in numbers if merged[number] != number]].tolist())
     free = [n for n in numbers.tolist() if merged[n] != n or (not read[n] and n not in answering)]
     return merged, np.asarray(free, int)
@@ -250,6 +252,7 @@ def _rewired(
     """The network in which readers of a node in `instead` read what stands there; unread nodes leave."""
     nodes = [replace(n, inputs=tuple(instead.get(name, name) for name in n.inputs)) for n in nodes]
     read = {instead.get(nodes[-1].name, nodes[-1].name)}
+    # From the end: a node stays if one that stays reads it.
     for node in reversed(nodes):
         read |= set(node.inputs) if node.name in read else set()
     spec = NetSpec(input_shape, tuple(n for n in nodes if n.name in read))
