@@ -84,8 +84,19 @@ def load_small(
         return result
     if framework is not None:
         refuse("framework says what to build, and a model was given", repr(framework), "Leave it out.")
+    return _cut_as_saved(model, recipe, weights, path, example_input)
+
+
+def _cut_as_saved(
+    model: Any,
+    recipe: dict[str, Any],
+    weights: Mapping[str, np.ndarray],
+    path: str | Path,
+    example_input: Any,
+) -> Any:
+    """The smaller copy of `model` that a recipe asks for, with the saved weights."""
     described = Described.of(model, example_input)
-    before = NetSpec.from_json(recipe["before"])
+    before, after = (NetSpec.from_json(recipe[name]) for name in ("before", "after"))
     name_of = _names(before, described.spec, path)
     indices = {name_of[layer]: channels for layer, channels in recipe["kept"].items()}
     masks = {}

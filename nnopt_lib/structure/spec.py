@@ -184,6 +184,7 @@ class NetSpec:
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal `NetSpec` back."""
+        # Settings of runs hold this text, and rows are stored under their hash: it must stay as it is.
         nodes = [[n.name, n.op, list(n.inputs), dict(n.options)] for n in self.nodes]
         return json.dumps({"format": 1, "input_shape": list(self.input_shape), "nodes": nodes})
 

@@ -101,7 +101,7 @@ def _pool(node: Node, x: Any, rank: int) -> Any:
     size, padding = spatial(o["size"], rank), spatial(o["padding"], rank)
     stride = size if o["stride"] is None else spatial(o["stride"], rank)
     if node.op == "max_pool":
-        if any(padding):
+        if any(padding):  # zeros would win over negative values
             widths = [(0, 0), *((p, p) for p in padding), (0, 0)]
             x = keras.ops.pad(x, widths, constant_values=-np.inf)
         kind = layers.MaxPooling1D if rank == 1 else layers.MaxPooling2D
@@ -130,6 +130,7 @@ def canonical_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.la
     for variable in model.weights:
         if variable.dtype.startswith(("float", "bfloat")):
             path, _, part = variable.path.rpartition("/")
+            # Keras has names of its own for what is a kernel everywhere else.
             part = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
             name = f"{path}/{_PARTS.get(part, part)}"
             if name in seen:

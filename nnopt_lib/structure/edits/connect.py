@@ -149,7 +149,7 @@ def _check_ranks(source: str, have: Shape, want: Shape) -> None:
 
 def _stride(have: Shape, want: Shape, n: int, m: int, kernel: int | None) -> int:
     """The step with which windows of `kernel` (None: of the step itself) make m positions of n."""
-    for step in range(1, n + 1):
+    for step in range(1, n + 1):  # the smallest, where several fit
         if (n - (kernel or step)) // step + 1 == m:
             return step
     refuse("no stride makes the positions of one shape those of the other", f"{have} and {want}")

@@ -84,6 +84,7 @@ def _with_columns(
     """A kernel (out, in, *spatial) that reads `columns` of its inputs, merged ones added up first."""
     if (merged != np.arange(len(merged))).any():
         summed = np.zeros_like(kernel)
+        # add.at, since several channels may have the same one that answers for them; (in, out, *spatial).
         np.add.at(summed.swapaxes(0, 1), merged, kernel.swapaxes(0, 1))
         kernel = summed
     kernel = kernel.take(columns, 1)

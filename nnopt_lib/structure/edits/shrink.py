@@ -207,12 +207,8 @@ def _without_edge(
         )
     position = node.inputs.index(source)  # a node may be read twice; the first of the two leaves
     nodes, changed = list(spec.nodes), weights
-    if node.op == "concat":
-        widths = [spec.shapes[name][0] for name in node.inputs]
-        owner = np.repeat(np.arange(len(widths)), widths)
-        coupling = couple(spec)
-        kept = {target: np.flatnonzero(owner != position)}
-        resized = resize(coupling, np.ones(coupling.size, int), values=kept)
+    if node.op == "concat":  # the only join whose readers lose columns
+        resized = _without_part(spec, node, position)
         nodes, changed = resized.nodes(), None if weights is None else resized.weights(weights)
         nothing = weights is None or _not_read(resized, weights)
     else:
@@ -227,6 +223,15 @@ def _without_edge(
         return _rewired(spec.input_shape, nodes, {target: left[0]}, changed)
     nodes = [replace(n, inputs=left) if n.name == target else n for n in nodes]
     return _rewired(spec.input_shape, nodes, {}, changed)
+
+
+def _without_part(spec: NetSpec, concat: Node, position: int) -> Resized:
+    """The network whose readers of a concatenation no longer see the channels of one of its inputs."""
+    widths = [spec.shapes[name][0] for name in concat.inputs]
+    part = np.repeat(np.arange(len(widths)), widths)  # (channels,): which input each comes from
+    coupling = couple(spec)
+    kept = {concat.name: np.flatnonzero(part != position)}
+    return resize(coupling, np.ones(coupling.size, int), values=kept)
 
 
 def _not_read(resized: Resized, weights: Weights) -> bool:
