@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.structure import families
 from nnopt_lib.structure.classics import lenet_5, mlp, mnist1d_cnn, mnist1d_mlp
 from nnopt_lib.structure.spec import NetSpec, Node
 
@@ -18,6 +19,19 @@ CLASSICS = {
     "mnist1d_cnn": mnist1d_cnn(),
     "lenet_5": lenet_5(),
 }
+
+FAMILIES = {
+    f.__name__: f
+    for f in (
+        families.vgg,
+        families.inception,
+        families.resnet,
+        families.densenet,
+        families.senet,
+        families.vit,
+    )
+}
+PROPORTIONS = {"vit": (1, 2), "densenet": (1, 1), "inception": (1, 2)}
 
 
 def examples_in_keras(count: int) -> int:
