@@ -60,11 +60,12 @@ def set_weights(model: Any, weights: Mapping[str, np.ndarray]) -> None:
         0.0
     """
     adapter = backend_of(model)
-    own = adapter.get_weights(model)
-    if set(own) != set(weights):
-        missing, foreign = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    # All is checked before anything is written, so that a refusal leaves the model as it was.
+    current = adapter.get_weights(model)
+    if set(current) != set(weights):
+        missing, foreign = sorted(set(current) - set(weights)), sorted(set(weights) - set(current))
         refuse("weights must have the model's names", f"missing {missing}, not the model's {foreign}")
-    for name, value in own.items():
+    for name, value in current.items():
         if np.shape(weights[name]) != value.shape:
             refuse(f"weight {name!r} must have the shape {value.shape}", np.shape(weights[name]))
     adapter.set_weights(model, dict(weights))
@@ -87,7 +88,8 @@ def copy_weights(source: Any, target: Any) -> None:
     """
     weights, names = get_weights(source), get_weights(target)
     if set(weights) != set(names):
-        shapes = [[value.shape for value in each.values()] for each in (weights, names)]
+        # In the order of both models: a user's layers have names of their own, and nothing else to go by.
+        shapes = [[value.shape for value in arrays.values()] for arrays in (weights, names)]
         if shapes[0] != shapes[1]:
             refuse(
                 "models must have weights of equal names, or of equal shapes in equal order",

@@ -83,6 +83,7 @@ class Described:
         translated = {}
         for name, shape in self.spec.parameter_shapes(trainable=False).items():
             layer, part = split_name(name)
+            # A 1x1 convolution on a pooled value stands in the description as a dense layer.
             value = weights[self.model_name(name)].reshape(shape)
             order = self.orders.get(layer) if part == "kernel" else None
             translated[name] = value if order is None else value[:, order]
@@ -95,6 +96,7 @@ class Described:
             layer, part = split_name(name)
             old = model_weights[self.model_name(name)]
             order = self.orders.get(layer) if part == "kernel" else None
+            # argsort of a permutation is its inverse: back into the order of the model.
             old[...] = (value if order is None else value[:, np.argsort(order)]).reshape(old.shape)
         backend_of(model).set_weights(model, model_weights)
 

@@ -45,6 +45,7 @@ def save_small(model: Any, path: str | Path) -> None:
     after = NetSpec.from_json(recipe["after"])
     orders = {layer: np.asarray(order) for layer, order in recipe["orders"].items()}
     weights = Described(after, recipe["paths"], orders, couple(after)).weights(model)
+    # Paths and orders are those of this model; one that is loaded brings its own.
     text = json.dumps({name: recipe[name] for name in ("before", "after", "kept")})
     save_tensors(path, weights, _FORMAT, text)
 
@@ -83,8 +84,19 @@ def load_small(
         return result
     if framework is not None:
         refuse("framework says what to build, and a model was given", repr(framework), "Leave it out.")
+    return _cut_as_saved(model, recipe, weights, path, example_input)
+
+
+def _cut_as_saved(
+    model: Any,
+    recipe: dict[str, Any],
+    weights: Mapping[str, np.ndarray],
+    path: str | Path,
+    example_input: Any,
+) -> Any:
+    """The smaller copy of `model` that a recipe asks for, with the saved weights."""
     described = Described.of(model, example_input)
-    before = NetSpec.from_json(recipe["before"])
+    before, after = (NetSpec.from_json(recipe[name]) for name in ("before", "after"))
     name_of = _names(before, described.spec, path)
     indices = {name_of[layer]: channels for layer, channels in recipe["kept"].items()}
     masks = {}
@@ -131,7 +143,7 @@ def _first_difference(current: NetSpec, saved: NetSpec, name_of: Mapping[str, st
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     rule, remedy = f"{path} must be a whole file that save_small wrote", "Save it again, or use another file."
     weights, text = load_tensors(path, _FORMAT, rule, remedy)
-    try:
+    try:  # a file may come from anyone: nothing in it is used before it has been built and compared
         recipe = json.loads(text)
         before, after = (NetSpec.from_json(recipe[name]) for name in ("before", "after"))
         check_match(weights, after.parameter_shapes(trainable=False), "weights")

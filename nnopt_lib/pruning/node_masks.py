@@ -72,6 +72,7 @@ def node_masks(
     else:
         rule = NODE_SCORES[check_choice("score", score, NODE_SCORES)]
         scores = rule(coupling, described.weights(model), seed=seed)
+    # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
     before = None if previous is None else described.kept(previous)
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "previous": before}
     kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)

@@ -56,7 +56,7 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
 def _removed(model: Any, described: Described, kept: np.ndarray, example_input: Any, fold: bool) -> Any:
     """`remove_nodes` of a model that was read, by the nodes that stay."""
     coupling, weights = described.coupling, described.weights(model)
-    resized = resize(coupling, kept.astype(int))  # each node once, or not at all
+    resized = resize(coupling, kept.astype(int), whole_groups=True)  # each node once, or not at all
     small = resized.weights(weights)
     after = fold_constants(coupling, kept, weights, resized.spec(), small, fold=fold)
     result = cut_model(model, described, kept, after, small, example_input)

@@ -35,6 +35,7 @@ def mlp(
     """
     layers: list[tuple[str, dict[str, Any]]] = []
     for width in units:
+        # No bias before a normalization: it subtracts the mean, and a bias with it, and has a shift instead.
         layers.append(("dense", {"units": width, "bias": not batch_norm}))
         layers += [("batch_norm", {})] if batch_norm else []
         layers.append(("activation", {"kind": activation}))
@@ -102,6 +103,7 @@ def mnist1d_mlp() -> NetSpec:
 
     Source: Greydanus & Kobak 2024, and the models beside it.
     """
+    # By hand, not as a chain: the addition reads two nodes.
     return NetSpec(
         (40,),
         (

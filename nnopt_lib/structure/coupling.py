@@ -48,6 +48,7 @@ class Coupling:
         A layer without a mask follows those that it is coupled with. Refused: unknown layers, shapes that
         differ, channels that cannot leave, masks that disagree within a coupled group, a layer left empty.
         """
+        # by: the layer whose mask spoke of a node first, so that a refusal can name both.
         kept, by = np.ones(self.size, bool), np.full(self.size, "", object)
         for layer, mask in masks.items():
             if layer not in self.nodes or layer == INPUT:
@@ -139,7 +140,7 @@ def _passed_on(
         return np.repeat(inputs[0], math.prod(spec.shapes[node.inputs[0]][1:]))
     if node.op == "concat":
         return np.concatenate(inputs)
-    if node.op == "attention":
+    if node.op == "attention":  # it mixes positions; channels are those of the value
         return inputs[2]
     edges += [(inputs[0], other) for other in inputs[1:]]
     return inputs[0]

@@ -83,6 +83,7 @@ def inception(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs
     x = graph.layer(INPUT, widths[0], 3)
     for stage, width in enumerate(widths):
         side = check_int("each of widths", width, at_least=6) // 6
+        # What rounding leaves goes to `rest`, so that the four branches have exactly the width.
         middle, rest = (width - 2 * side) // 2, (width - 2 * side + 1) // 2
         x = graph.halved(x) if stage else x
         for _ in range(blocks):
@@ -125,6 +126,7 @@ def senet(
     graph = _Layers(blocks, widths, input_shape)
 
     def gated(x: str, width: int) -> str:
+        # At least 1 unit, however few channels a budget leaves.
         squeezed = graph.add("dense", graph.add("global_pool", x), units=max(1, width // reduction))
         opened = graph.add("dense", graph.add("activation", squeezed), units=width)
         return graph.add("multiply", x, graph.add("activation", opened, kind="sigmoid"))
@@ -139,6 +141,7 @@ def _residual(
     for stage, width in enumerate(widths):
         for block in range(blocks):
             stride = 2 if stage and not block else 1
+            # No ReLU behind the second convolution: one stands behind the addition.
             inner = gated(graph.normed(graph.layer(x, width, 3, stride), width, 3), width)
             shortcut = x if (before, stride) == (width, 1) else graph.normed(x, width, 1, stride)
             x, before = graph.add("activation", graph.add("add", inner, shortcut)), width

@@ -80,6 +80,7 @@ def _shape_dense(options: Mapping[str, Any], inputs: list[Shape]) -> Shape:
 
 
 def _positive(what: str, value: Any) -> int:
+    # In Python True is a whole number, too.
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ShapeError(f"{what} must be a whole number of at least 1, not {value!r}")
     return value
@@ -103,6 +104,7 @@ def _shape_pool(options: Mapping[str, Any], inputs: list[Shape]) -> Shape:
         raise ShapeError("needs spatial dimensions")
     rank = len(inputs[0]) - 1
     size, padding = spatial(options["size"], rank), spatial(options["padding"], rank)
+    # PyTorch refuses more.
     if any(2 * p > k for p, k in zip(padding, size, strict=True)):
         raise ShapeError("padding must be at most half of the size")
     stride = size if options["stride"] is None else options["stride"]
@@ -177,9 +179,9 @@ def sinusoids(shape: Shape) -> np.ndarray:
     shares = np.array_split(np.arange(channels), len(space))  # the channels that tell each dimension
     table = np.zeros(shape, np.float32)
     for axis, (share, length) in enumerate(zip(shares, space, strict=True)):
-        place = np.arange(len(share))
-        angle = np.arange(length) / 10000.0 ** (2 * (place // 2) / max(len(share), 1))[:, None]
-        wave = np.where(place[:, None] % 2, np.cos(angle), np.sin(angle))  # (channels of the share, length)
+        index = np.arange(len(share))
+        angle = np.arange(length) / 10000.0 ** (2 * (index // 2) / max(len(share), 1))[:, None]
+        wave = np.where(index[:, None] % 2, np.cos(angle), np.sin(angle))  # (channels of the share, length)
         table[share] += wave.reshape(len(share), *(length if i == axis else 1 for i in range(len(space))))
     return table
 

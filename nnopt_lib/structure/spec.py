@@ -27,6 +27,7 @@ from nnopt_lib.structure.operations import (
 
 INPUT = "input"
 _WITH_KERNEL = ("dense", "conv1d", "conv2d")
+# A name becomes a module's attribute, a Keras layer's name and, before a slash, a key of weights.
 _NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -166,6 +167,7 @@ class NetSpec:
         With ``trainable=False`` the running statistics of batch normalization follow their scale and shift.
         """
         shapes: dict[str, Shape] = {}
+        # `initial_weights` draws in this order, and gives a bias the bound of the kernel just before it.
         for node in self.nodes:
             source, out = self.shapes[node.inputs[0]], self.shapes[node.name]
             if node.op == "dense":
@@ -182,6 +184,7 @@ class NetSpec:
 
     def to_json(self) -> str:
         """The description as JSON text; `from_json` gives an equal `NetSpec` back."""
+        # Settings of runs hold this text, and rows are stored under their hash: it must stay as it is.
         nodes = [[n.name, n.op, list(n.inputs), dict(n.options)] for n in self.nodes]
         return json.dumps({"format": 1, "input_shape": list(self.input_shape), "nodes": nodes})
 
@@ -216,5 +219,6 @@ def check_value(spec: NetSpec, name: str) -> None:
 
 def split_name(name: str) -> tuple[str, str]:
     """The layer and the part of a canonical name: ``"dense_1/kernel"`` is ``("dense_1", "kernel")``."""
+    # At the last slash: in nested Keras models layers have names with slashes.
     layer, _, part = name.rpartition("/")
     return layer, part

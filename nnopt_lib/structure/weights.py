@@ -52,6 +52,7 @@ def _draw_kernel(
     random: np.random.Generator, shape: Shape, fan_in: int, fan_out: int, init: str
 ) -> np.ndarray:
     if init == "glorot_uniform":
+        # A uniform draw within a bound has the variance bound^2 / 3: here 2 / (fan_in + fan_out).
         bound = math.sqrt(6 / (fan_in + fan_out))
         return random.uniform(-bound, bound, shape)
     if init == "glorot_normal":

@@ -6,8 +6,6 @@ import pytest
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.measure.costs import count
 from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
-from nnopt_lib.pruning.node_masks import weight_masks
-from nnopt_lib.pruning.removal import constants, fold_constants
 from nnopt_lib.structure.classics import mlp
 from nnopt_lib.structure.coupling import FIXED, couple
 from nnopt_lib.structure.edits.resize import resize
@@ -69,7 +67,7 @@ def test_groups_of_a_convolution_leave_whole():
     )
     coupling = couple(spec)
     assert list(coupling.nodes["a"]) == [0, 0, 1, 1] and list(coupling.nodes["b"]) == [0, 0, 0, 1, 1, 1]
-    after = resize(coupling, np.array([1, 0])).spec()
+    after = resize(coupling, np.array([1, 0]), whole_groups=True).spec()
     assert [dict(node.options)["groups"] for node in after.nodes] == [1, 1, 1]
     assert [after.shapes[name][0] for name in "abc"] == [2, 3, 2]
 
@@ -77,56 +75,15 @@ def test_groups_of_a_convolution_leave_whole():
 def test_counts_of_the_smaller_network_by_hand():
     coupling = couple(residual())
     kept = coupling.kept({"project": np.array([True, False, True, True]), "side": np.array([False, True])})
-    after = resize(coupling, kept.astype(int)).spec()
+    after = resize(coupling, kept.astype(int), whole_groups=True).spec()
     # stem 3*3*9+3, norm 6, depthwise 3*9+3, project 3*3+3, side 3+1, head 4*25*10+10
     assert count(after).parameters == 84 + 6 + 30 + 12 + 4 + 1010
     assert count(after).macs == 25 * (81 + 27 + 9 + 3) + 1000
     weights = initial_weights(coupling.spec, 0)
-    small = resize(coupling, kept.astype(int)).weights(weights)
+    small = resize(coupling, kept.astype(int), whole_groups=True).weights(weights)
     assert {name: value.shape for name, value in small.items()} == after.parameter_shapes(trainable=False)
     columns = weights["head/kernel"].reshape(10, 6, 25)[:, [0, 2, 3, 5]].reshape(10, 100)
     np.testing.assert_array_equal(small["head/kernel"], columns)
-
-
-def test_a_masked_node_is_kernel_row_bias_scale_and_shift():
-    coupling = couple(residual())
-    masks = weight_masks(coupling, np.array([True, False, True, True, True, True]))
-    assert set(masks) == {
-        *(
-            f"{name}/{part}"
-            for name in ("stem", "depthwise", "project", "side")
-            for part in ("kernel", "bias")
-        ),
-        *("norm/scale", "norm/shift"),
-    }
-    for name, mask in masks.items():
-        assert mask.shape == coupling.spec.parameter_shapes()[name]
-        gone = () if name.startswith("side") else (1,)
-        assert [place for place, row in enumerate(mask) if not row.all()] == list(gone)
-        assert not any(mask[place].any() for place in gone)
-
-
-def test_constants_behind_a_sigmoid_are_folded():
-    nodes = (
-        Node("dense_1", "dense", "input", {"units": 3}),
-        Node("gate", "activation", "dense_1", {"kind": "sigmoid"}),
-    )
-    spec = NetSpec((2,), (*nodes, Node("out", "dense", "gate", {"units": 2, "bias": False})))
-    coupling, kept = couple(spec), np.array([True, False, True])
-    weights = initial_weights(spec, 1)
-    assert list(constants(coupling, kept)["gate"]) == [0, 0.5, 0]
-    small = resize(coupling, kept.astype(int)).weights(weights)
-    after = fold_constants(
-        coupling, kept, weights, resize(coupling, kept.astype(int)).spec(), small, fold=True
-    )
-    assert after.nodes[-1].options["bias"] is True
-    np.testing.assert_allclose(small["out/bias"], weights["out/kernel"][:, 1] / 2, rtol=1e-6)
-    with pytest.raises(NnoptError) as error:
-        fold_constants(coupling, kept, weights, resize(coupling, kept.astype(int)).spec(), small, fold=False)
-    assert str(error.value) == (
-        "removing nodes that layer 'out' reads would change its outputs; received a sigmoid, which makes 0.5 of "
-        "their 0, and fold=False. Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."
-    )
 
 
 FOUR = np.array([True, False, True, True])

@@ -5,7 +5,7 @@ import nnopt_lib as nnopt
 from nnopt_lib import measure
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure.coupling import couple
-from nnopt_lib.structure.spec import INPUT, NetSpec, Node
+from nnopt_lib.structure.spec import NetSpec
 from tests.networks import FAMILIES, arrays, parameter_count
 
 
@@ -85,31 +85,6 @@ def test_macs_are_those_that_pytorch_counts(family):
     assert measure.count(spec).macs == counter.get_total_flops() / 2
 
 
-@pytest.mark.torch
-def test_attention_is_pytorchs_multi_head_attention():
-    import torch
-
-    spec = NetSpec(
-        (6, 5),
-        (
-            *(Node(n, "conv1d", INPUT, {"filters": 6, "kernel": 1}) for n in ("query", "key", "value")),
-            Node("attention", "attention", ("query", "key", "value"), {"heads": 3}),
-            Node("mixed", "conv1d", "attention", {"filters": 6, "kernel": 1}),
-        ),
-    )
-    model, x = nnopt.build(spec, seed=2, init="torch_default"), torch.randn(4, 6, 5)
-    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True)
-    with torch.no_grad():
-        parts = [getattr(model, name) for name in ("query", "key", "value")]
-        theirs.in_proj_weight.copy_(torch.cat([part.weight[:, :, 0] for part in parts]))
-        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
-        theirs.out_proj.weight.copy_(model.mixed.weight[:, :, 0])
-        theirs.out_proj.bias.copy_(model.mixed.bias)
-        sequence = x.transpose(1, 2)  # (batch, positions, channels)
-        expected = theirs(sequence, sequence, sequence)[0].transpose(1, 2)
-        torch.testing.assert_close(model(x), expected)
-
-
 def test_what_attention_reads_keeps_all_its_nodes():
     spec = nnopt.vit(1, (4, 6), input_shape=(1, 8), outputs=3)
     hidden = next(node.name for node in spec.nodes if node.options.get("filters") == 6)
@@ -145,14 +120,3 @@ def test_what_cannot_be_is_refused_in_one_sentence(call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
     assert str(error.value) == sentence
-
-
-@pytest.mark.keras
-def test_a_keras_model_with_attention_is_saved_and_loaded(tmp_path):
-    from nnopt_lib.backends.keras import keras
-
-    model = nnopt.build(nnopt.vit(1, (4, 6), input_shape=(1, 8, 8), outputs=3), "keras")
-    model.save(tmp_path / "model.keras")
-    x = np.random.default_rng(0).normal(size=(5, 1, 8, 8)).astype(np.float32)
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(nnopt.predict(loaded, x), nnopt.predict(model, x), atol=1e-6)

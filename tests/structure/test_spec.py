@@ -1,51 +1,14 @@
-import json
-import math
+"""Descriptions: what they refuse, how they are written and read, how their nodes are looked up."""
 
-import numpy as np
+import json
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.structure import classics as builders
-from nnopt_lib.structure.operations import sinusoids
-from nnopt_lib.structure.spec import NetSpec, Node
-from nnopt_lib.structure.weights import INITIALIZERS, initial_weights
-from tests.networks import every_operation, networks, parameter_count
-
-
-@pytest.mark.parametrize(
-    ("spec", "parameters"),
-    [
-        (builders.mlp((32,), inputs=64, outputs=10), 2_410),
-        (builders.mlp((), inputs=64, outputs=10), 650),
-        (builders.lenet_300_100(), 266_200 + 410),
-        (builders.lenet_5(), 431_080),
-        (builders.mnist1d_mlp(), 15_210),
-        (builders.mnist1d_cnn(), 5_210),
-        # conv 1*8*9, norm 16, conv 8*16*9, norm 32, dense 16*10+10
-        (
-            builders.cnn((8, 16), input_shape=(1, 28, 28), outputs=10, batch_norm=True),
-            72 + 16 + 1152 + 32 + 170,
-        ),
-        (builders.cnn((8,), input_shape=(2, 40), outputs=4, kernel=5), 2 * 8 * 5 + 8 + 36),
-    ],
-)
-def test_builders_have_the_published_parameter_counts(spec, parameters):
-    assert parameter_count(spec) == parameters
-
-
-def test_shapes_by_hand():
-    spec = every_operation()
-    # rows: (11 + 2 - 3) // 2 + 1 = 6, columns: (9 + 4 - 5) // 1 + 1 = 9
-    assert spec.shapes["conv2d_1"] == (6, 6, 9)
-    assert spec.shapes["scaled"] == (6, 6, 9)
-    assert spec.shapes["max_pool_1"] == (6, 3, 5)
-    assert spec.shapes["concat_1"] == (12, 3, 5)
-    assert spec.shapes["flatten_1"] == (180,)
-    assert spec.shapes["logits"] == (5,)
-    assert spec.parameter_shapes()["conv2d_2/kernel"] == (6, 3, 3, 3)
-    assert spec.parameter_shapes()["logits/kernel"] == (5, 192)
-    assert "logits/bias" not in spec.parameter_shapes()
+from nnopt_lib.structure import classics
+from nnopt_lib.structure.spec import NetSpec, Node, split_name
+from tests.networks import every_operation, networks
 
 
 @given(networks())
@@ -147,7 +110,7 @@ DENSE = Node("a", "dense", "input", {"units": 3})
             "shape (4,).",
         ),
         (
-            lambda: builders.cnn((3,), input_shape=(1, 8), outputs=2, kernel=4),
+            lambda: classics.cnn((3,), input_shape=(1, 8), outputs=2, kernel=4),
             "kernel must be odd, so that padding keeps the size; received 4.",
         ),
     ],
@@ -159,45 +122,25 @@ def test_what_does_not_fit_is_refused_naming_the_node(make, sentence):
 
 
 @given(networks())
-@settings(max_examples=50)
-def test_initial_weights_have_the_described_shapes_and_repeat(spec):
-    for init in INITIALIZERS:
-        weights = initial_weights(spec, 3, init)
-        assert {n: w.shape for n, w in weights.items()} == spec.parameter_shapes(trainable=False)
-        assert all(w.dtype == np.float32 for w in weights.values())
-        again = initial_weights(spec, 3, init)
-        assert all(np.array_equal(weights[name], again[name]) for name in weights)
-    different = initial_weights(spec, 4)
-    last = f"{spec.output}/kernel"
-    assert not np.array_equal(different[last], initial_weights(spec, 3)[last])
+def test_every_node_is_looked_up_by_its_name(spec):
+    assert [spec.node(node.name) for node in spec.nodes] == list(spec.nodes)
 
 
 @pytest.mark.parametrize(
-    ("init", "variance"),
+    ("name", "sentence"),
     [
-        ("glorot_uniform", 2 / (784 + 300)),
-        ("glorot_normal", 2 / (784 + 300)),
-        ("he_normal", 2 / 784),
-        ("torch_default", 1 / (3 * 784)),
+        ("dense_3", "the network has no node 'dense_3'. Did you mean 'dense_2'?"),
+        ("input", "the network has no node 'input'."),
     ],
 )
-def test_initial_variance_is_the_published_one(init, variance):
-    weights = initial_weights(builders.lenet_300_100(), 0, init)
-    # 235,200 draws: the sample variance of a bounded or normal draw is within 2 % with wide margin.
-    assert math.isclose(weights["dense_1/kernel"].var(), variance, rel_tol=0.02)
-    assert abs(weights["dense_1/kernel"].mean()) < 4 * math.sqrt(variance / 235_200)
-    assert np.any(weights["dense_1/bias"]) == (init == "torch_default")
+def test_names_that_no_node_has_are_refused(name, sentence):
+    with pytest.raises(NnoptError) as error:
+        classics.mlp((32,), inputs=64, outputs=10).node(name)
+    assert str(error.value).startswith(sentence)
 
 
-def test_sinusoids_are_those_of_the_paper():
-    table = sinusoids((6, 11))
-    for position in (0, 3, 10):
-        for i in range(3):
-            angle = position / 10000 ** (2 * i / 6)
-            assert table[2 * i, position] == pytest.approx(math.sin(angle), abs=1e-6)
-            assert table[2 * i + 1, position] == pytest.approx(math.cos(angle), abs=1e-6)
-    both = sinusoids((8, 5, 7))  # the first half tells rows, the second columns
-    assert np.array_equal(both[:4, :, 3], sinusoids((4, 5))) and np.array_equal(
-        both[4:, 2], sinusoids((4, 7))
-    )
-    assert np.ptp(both[:4], axis=2).max() == 0 and np.ptp(both[4:], axis=1).max() == 0
+def test_kernels_and_groups_of_every_operation():
+    spec = every_operation()
+    kernels = {split_name(name)[0] for name in spec.parameter_shapes() if name.endswith("/kernel")}
+    assert {node.name for node in spec.nodes if node.has_kernel} == kernels
+    assert {node.name: node.groups for node in spec.nodes if node.groups != 1} == {"conv2d_2": 2}

@@ -101,7 +101,7 @@ def _pool(node: Node, x: Any, rank: int) -> Any:
     size, padding = spatial(o["size"], rank), spatial(o["padding"], rank)
     stride = size if o["stride"] is None else spatial(o["stride"], rank)
     if node.op == "max_pool":
-        if any(padding):
+        if any(padding):  # zeros would win over negative values
             widths = [(0, 0), *((p, p) for p in padding), (0, 0)]
             x = keras.ops.pad(x, widths, constant_values=-np.inf)
         kind = layers.MaxPooling1D if rank == 1 else layers.MaxPooling2D
@@ -118,7 +118,7 @@ _DEPTHWISE = (
 _PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance"}
 
 
-def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
+def canonical_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
     """Every floating variable with its canonical name and its layer; a shared layer comes once.
 
     ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
@@ -130,6 +130,7 @@ def named_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers
     for variable in model.weights:
         if variable.dtype.startswith(("float", "bfloat")):
             path, _, part = variable.path.rpartition("/")
+            # Keras has names of its own for what is a kernel everywhere else.
             part = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
             name = f"{path}/{_PARTS.get(part, part)}"
             if name in seen:
@@ -177,7 +178,7 @@ def _to_front(rank: int) -> tuple[int, ...]:
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Copies of all weights and running statistics, in canonical names and layout; half becomes float32."""
     weights = {}
-    for name, variable, layer in named_variables(model):
+    for name, variable, layer in canonical_variables(model):
         value = to_canonical(layer, name, keras.ops.convert_to_numpy(variable))
         weights[name] = np.array(value, np.float32 if value.itemsize < 4 else value.dtype, order="C")
     return weights
@@ -185,5 +186,5 @@ def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 def set_weights(model: keras.Model, weights: dict[str, np.ndarray]) -> None:
     """Write weights into the model's own variables."""
-    for name, variable, layer in named_variables(model):
+    for name, variable, layer in canonical_variables(model):
         variable.assign(from_canonical(layer, name, weights[name], tuple(variable.shape)))

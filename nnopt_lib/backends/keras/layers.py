@@ -18,6 +18,7 @@ class Position(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """The sum."""
+        # Computed from the shape: nothing to train or to save, so a loaded layer needs no weights for it.
         table = sinusoids((x.shape[-1], *x.shape[1:-1]))
         return x + keras.ops.convert_to_tensor(np.moveaxis(table, 0, -1), x.dtype)
 

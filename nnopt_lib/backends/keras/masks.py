@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers
 
 from nnopt_lib.backends.keras import keras, tf
-from nnopt_lib.backends.keras.build import from_canonical, named_variables, to_canonical
+from nnopt_lib.backends.keras.build import canonical_variables, from_canonical, to_canonical
 from nnopt_lib.checks import refuse
 
 _RANKED = ("Conv", "DepthwiseConv", "SeparableConv")
@@ -30,7 +30,7 @@ def variables_of(model: keras.Model) -> dict[str, tuple[Any, keras.layers.Layer]
     if not model.built:
         remedy = "Call it once on data, or give it an input shape."
         refuse("a Keras model must be built before its weights are pruned", repr(model.name), remedy)
-    return {name: (variable, layer) for name, variable, layer in named_variables(model)}
+    return {name: (variable, layer) for name, variable, layer in canonical_variables(model)}
 
 
 def prunable(model: keras.Model) -> list[str]:
@@ -177,7 +177,7 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
 def reinitialize(model: keras.Model, seed: int) -> None:
     """Every variable by its layer's initializer, with a seed of its own."""
     drawn = []
-    for number, (name, variable, layer) in enumerate(named_variables(model)):
+    for number, (name, variable, layer) in enumerate(canonical_variables(model)):
         # kernel_initializer; where it is depthwise_kernel, recurrent_kernel, ..., depthwise_initializer
         kinds = (variable.name, variable.name.removesuffix("_kernel"), "depthwise")
         candidates = (getattr(layer, f"{kind}_initializer", None) for kind in kinds)

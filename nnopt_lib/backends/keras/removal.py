@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 
 from nnopt_lib.backends.keras import keras
-from nnopt_lib.backends.keras.build import from_canonical, named_variables
+from nnopt_lib.backends.keras.build import canonical_variables, from_canonical
 from nnopt_lib.structure.spec import NetSpec
 
 
@@ -48,7 +48,7 @@ def cut(
         return type(layer).from_config(config)
 
     small = keras.models.clone_model(model, clone_function=resized)
-    for name, variable, layer in named_variables(small):
+    for name, variable, layer in canonical_variables(small):
         part = name.rpartition("/")[2]
         value, shape = weights[f"{name_of[layer.name]}/{part}"], tuple(variable.shape)
         if value.ndim < len(shape) and part == "kernel":  # a 1x1 convolution that stands as a dense layer

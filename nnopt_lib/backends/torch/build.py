@@ -160,7 +160,7 @@ _PARTS: list[tuple[tuple[type[nn.Module], ...], dict[str, str]]] = [
 ]
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def canonical_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every floating parameter and buffer under its canonical name; a shared parameter comes once."""
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -175,7 +175,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def get_weights(model: nn.Module) -> dict[str, np.ndarray]:
     """Copies of all weights and running statistics by canonical name; half and bfloat16 become float32."""
-    return {name: as_array(tensor).copy() for name, tensor in named_tensors(model)}
+    return {name: as_array(tensor).copy() for name, tensor in canonical_tensors(model)}
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
@@ -187,5 +187,5 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
 def set_weights(model: nn.Module, weights: dict[str, np.ndarray]) -> None:
     """Write weights into the model's own tensors (kept: device, type, identity)."""
     with torch.no_grad():
-        for name, tensor in named_tensors(model):
+        for name, tensor in canonical_tensors(model):
             tensor.copy_(torch.as_tensor(weights[name]))

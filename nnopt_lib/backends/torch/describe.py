@@ -101,11 +101,13 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
 
 def _read(model: nn.Module, example: torch.Tensor) -> tuple[NetSpec, dict[str, Call]]:
     """The description and its layers with parameters; it was seen to give the model's output."""
-    calls, end, theirs = record(model, example.clone())
+    calls, end, expected = record(model, example.clone())
     reader = _Reader(calls, end)
     spec = NetSpec(tuple(example.shape[1:]), tuple(reader.graph.nodes))
-    ours = _run(spec, reader.layers, example)
-    if ours.shape != theirs.shape or (ours - theirs).abs().max() > 1e-4 * max(1.0, theirs.abs().max()):
+    outputs = _run(spec, reader.layers, example)
+    # 1e-4 of the largest: float32 sums in another order differ in rounding, a wrong reading by far more.
+    tolerance = 1e-4 * max(1.0, expected.abs().max())
+    if outputs.shape != expected.shape or (outputs - expected).abs().max() > tolerance:
         refuse(f"the description of {type(model).__name__} must give its outputs", "one that does not")
     return spec, reader.layers
 
@@ -230,8 +232,8 @@ class _Reader:
 
     # -------------------------------------------------------------- operations without parameters
 
-    def _plain(self, n: Call, target: Any, named: Mapping[str, Any], what: str) -> None:
-        """Describe an operation by its class, function or method name; `named` holds its settings."""
+    def _plain(self, n: Call, target: Any, settings: Mapping[str, Any], what: str) -> None:
+        """Describe an operation by its class, function or method name; `settings` as it was given them."""
         try:
             known = target in _ACTIVATIONS
         except TypeError:  # not hashable
@@ -239,8 +241,8 @@ class _Reader:
         if target in _SKIPPED:
             self.node_of[n] = self.node_of[self._source(n)]
         elif known:
-            if named.get("approximate", "none") != "none":
-                self._refuse(n, f"{what} with approximate={named['approximate']!r}")
+            if settings.get("approximate", "none") != "none":
+                self._refuse(n, f"{what} with approximate={settings['approximate']!r}")
             self._add(n, n.name, "activation", [self._source(n)], {"kind": _ACTIVATIONS[target]})
         elif target in _JOINS:
             sources = [*n.args, *(n.kwargs[name] for name in ("input", "other") if name in n.kwargs)]
@@ -250,7 +252,7 @@ class _Reader:
         elif target in _CONCATENATIONS:
             self._concatenation(n, what)
         elif target in _POOLS:
-            self._pool(n, _POOLS[target], named, what)
+            self._pool(n, _POOLS[target], settings, what)
         elif target in _GLOBAL:
             self._global_pool(n, _GLOBAL[target], what)
         elif target in _RESHAPES:
@@ -265,8 +267,8 @@ class _Reader:
             self._refuse(n, f"{what} along another dimension than channels")
         self._add(n, n.name, "concat", list(sources), {})
 
-    def _pool(self, n: Call, op: str, named: Mapping[str, Any], what: str) -> None:
-        given = dict(named) | dict(zip(_POOL_ARGUMENTS[op], n.args[1:], strict=False))
+    def _pool(self, n: Call, op: str, settings: Mapping[str, Any], what: str) -> None:
+        given = dict(settings) | dict(zip(_POOL_ARGUMENTS[op], n.args[1:], strict=False))
         odd = [name for name, usual in _USUAL.items() if given.get(name, usual[0]) not in usual]
         if odd:
             self._refuse(n, f"{what} with {odd[0]}={given[odd[0]]!r}")
@@ -294,8 +296,8 @@ class _Reader:
         before, after = source.shape, n.shape
         sizes = n.args[1:] and n.args[1]
         first = sizes[0] if isinstance(sizes, list) and sizes else sizes
-        told = n.target not in _SIZED or first == -1 or isinstance(first, BatchSize)
-        if self.single and (not told or before[1] == 1):
+        batch_stays = n.target not in _SIZED or first == -1 or isinstance(first, BatchSize)
+        if self.single and (not batch_stays or before[1] == 1):
             self._refuse(n, f"{what} that may mix examples")
         if len(self.shapes[self.node_of[source]]) == 1 and after[:2] == before[:2]:
             self.node_of[n] = self.node_of[source]

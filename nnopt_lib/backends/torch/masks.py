@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nnopt_lib.backends.torch.build import as_array, named_tensors
+from nnopt_lib.backends.torch.build import as_array, canonical_tensors
 from nnopt_lib.checks import refuse
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
@@ -25,7 +25,7 @@ def prunable(model: nn.Module) -> list[str]:
     for layer in model.modules():
         if isinstance(layer, nn.MultiheadAttention):
             kernels |= {id(getattr(layer, name)) for name in _ATTENTION}
-    return [name for name, p in named_tensors(model) if id(p) in kernels and p.requires_grad]
+    return [name for name, p in canonical_tensors(model) if id(p) in kernels and p.requires_grad]
 
 
 class _Weights(Mapping[str, np.ndarray]):
@@ -46,7 +46,7 @@ class _Weights(Mapping[str, np.ndarray]):
 
 def weights(model: nn.Module, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     """The named weights, read one at a time."""
-    tensors = dict(named_tensors(model))
+    tensors = dict(canonical_tensors(model))
     return _Weights({name: tensors[name] for name in names if name in tensors})
 
 
@@ -66,14 +66,14 @@ def clear(tensor: torch.Tensor, keep: torch.Tensor) -> None:
 
 def _kept(model: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(parameter, its bits to keep) for each mask, on the parameter's device."""
-    tensors = dict(named_tensors(model))
+    tensors = dict(canonical_tensors(model))
     return [(tensors[name], keep_bits(mask, tensors[name])) for name, mask in masks.items()]
 
 
 def apply(model: nn.Module, masks: Mapping[str, np.ndarray]) -> None:
     """Set what the masks remove to 0."""
     with torch.no_grad():
-        tensors = dict(named_tensors(model))
+        tensors = dict(canonical_tensors(model))
         for name, mask in masks.items():
             # As in `clear`, but for once: whole numbers times 0 or 1, without an array of bits.
             factors = torch.tensor(mask.view(np.int8)).to(tensors[name].device)
@@ -117,7 +117,7 @@ def hold(model: nn.Module, masks: Mapping[str, np.ndarray], optimizer: torch.opt
         rule = "hold needs the torch optimizer that trains the model"
         refuse(rule, type(optimizer).__name__, "Pass it as the third argument.")
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    tensors = dict(named_tensors(model))
+    tensors = dict(canonical_tensors(model))
     foreign = [name for name in masks if id(tensors[name]) not in owned]
     if foreign:
         refuse(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from nnopt_lib.backends.torch.build import named_tensors
+from nnopt_lib.backends.torch.build import canonical_tensors
 from nnopt_lib.backends.torch.masks import prunable
 from nnopt_lib.checks import refuse
 from nnopt_lib.pruning.penalties import BETA, GAMMA, ZETA, Penalty, check_penalized
@@ -51,7 +51,7 @@ def _shrunk(kind: str, kernel: torch.Tensor, amounts: torch.Tensor) -> torch.Ten
 
 def _penalized(kind: str, model: nn.Module) -> list[torch.Tensor]:
     """What a penalty acts on: kernels, or for slimming the scales of batch normalizations."""
-    tensors = dict(named_tensors(model))
+    tensors = dict(canonical_tensors(model))
     names = prunable(model)
     if kind == "slimming":
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -4,6 +4,9 @@ The run is a real one, so that everything has its shape and nothing is traced tw
 written down whole, under their paths; what happens between them, by function.
 """
 
+# Not torch.fx: it passes proxies, which have no shape, through `forward`, so that an honest module that asks
+# for x.dim() or x.shape before it flattens is not read. A real run answers; only data must not be asked.
+
 from __future__ import annotations
 
 import contextlib
@@ -97,10 +100,10 @@ def _watched(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             module.__dict__["forward"] = partial(recorder.layer, path, module, module.forward)
         yield
     finally:
-        for _, module, own in layers:
+        for _, module, patched in layers:
             module.__dict__.pop("forward", None)
-            if own is not None:
-                module.__dict__["forward"] = own
+            if patched is not None:  # somebody else had replaced `forward` before
+                module.__dict__["forward"] = patched
 
 
 class _Recorder(TorchFunctionMode):
@@ -126,15 +129,16 @@ class _Recorder(TorchFunctionMode):
     def calls_for(self, value: Any) -> Any:
         """`value` with calls in the place of tensors."""
         if isinstance(value, torch.Tensor):
-            found = self.made.get(id(value))
-            return found[0] if found and found[1]() is value else self._outside(value)
+            entry = self.made.get(id(value))
+            # An identity is given again once its tensor is gone: the reference says whether it is the same.
+            return entry[0] if entry and entry[1]() is value else self._outside(value)
         if isinstance(value, (list, tuple)):
             return [self.calls_for(one) for one in value]
         return value
 
     def _outside(self, tensor: torch.Tensor) -> Call:
         owned = [*self.model.named_parameters(), *self.model.named_buffers()]
-        name = next((name for name, own in owned if own is tensor), "")
+        name = next((name for name, candidate in owned if candidate is tensor), "")
         call = Call(name, OUTSIDE)
         self.keep(call, tensor)
         return call
@@ -142,10 +146,10 @@ class _Recorder(TorchFunctionMode):
     def layer(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """In the place of a layer's `forward`."""
         with torch._C.DisableTorchFunction():  # what happens inside is its own
-            given = tuple([self.calls_for(one) for one in args])
-            named = {name: self.calls_for(one) for name, one in kwargs.items()} if kwargs else kwargs
+            given = tuple([self.calls_for(value) for value in args])
+            keywords = {name: self.calls_for(value) for name, value in kwargs.items()} if kwargs else kwargs
             value = forward(*args, **kwargs)
-            self.keep(Call(path, type(module), given, named, (), path, module), value)
+            self.keep(Call(path, type(module), given, keywords, (), path, module), value)
         return value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,14 +161,14 @@ class _Recorder(TorchFunctionMode):
             if isinstance(value, torch.Size) and value:
                 return torch.Size([BatchSize(value[0]), *value[1:]])
             return BatchSize(value) if name == "size" and args[1:] == (0,) else value
-        given = tuple([self.calls_for(one) for one in args])
-        named = {key: self.calls_for(one) for key, one in kwargs.items()}
+        given = tuple([self.calls_for(argument) for argument in args])
+        keywords = {key: self.calls_for(argument) for key, argument in kwargs.items()}
         if isinstance(value, (torch.Tensor, tuple, list)):
             if name == "__get__":  # x.T
                 name = func.__self__.__name__
-            place = self.names.get(name, 0)
-            self.names[name] = place + 1
-            call = Call(f"{name.strip('_')}_{place}" if place else name.strip("_"), func, given, named)
+            earlier = self.names.get(name, 0)
+            self.names[name] = earlier + 1
+            call = Call(f"{name.strip('_')}_{earlier}" if earlier else name.strip("_"), func, given, keywords)
             if isinstance(func, (MethodDescriptorType, WrapperDescriptorType, MethodWrapperType)):
                 call.target = name
             self.keep(call, value)

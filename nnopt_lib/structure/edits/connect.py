@@ -64,7 +64,7 @@ def connect(
     fresh, carried = initial_weights(connected, seed), check_weights(spec, weights)
     for name, shape in connected.parameter_shapes(trainable=False).items():
         value = np.zeros(shape, np.float32) if preserve else fresh[name]
-        if name in carried and carried[name].shape != shape:  # the reader's new columns
+        if name in carried and carried[name].shape != shape:  # the old input stands first
             value[:, : carried[name].shape[1]] = carried[name]
         carried[name] = value if name not in carried or carried[name].shape != shape else carried[name]
     return connected, carried
@@ -73,7 +73,7 @@ def connect(
 def _check_edge(spec: NetSpec, source: str, target: str) -> Node:
     check_value(spec, source)
     reader = spec.node(target)
-    order = list(spec.shapes)
+    order = list(spec.shapes)  # the input, then nodes as they stand
     if order.index(source) >= order.index(target):
         refuse(f"a node reads only nodes before it; {target!r} cannot read {source!r}, which comes later")
     if len(reader.inputs) != 1:
@@ -123,7 +123,7 @@ def _check_ranks(source: str, have: Shape, want: Shape) -> None:
 
 def _stride(have: Shape, want: Shape, n: int, m: int, kernel: int | None) -> int:
     """The step with which windows of `kernel` (None: of the step itself) make m positions of n."""
-    for step in range(1, n + 1):
+    for step in range(1, n + 1):  # the smallest, where several fit
         if (n - (kernel or step)) // step + 1 == m:
             return step
     refuse("no stride makes the positions of one shape those of the other", f"{have} and {want}")

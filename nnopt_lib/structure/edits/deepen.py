@@ -90,6 +90,7 @@ def identity(kernel: np.ndarray) -> np.ndarray:
     """Zeros, and ones that pass each channel on: in the middle of a convolution's window."""
     new = np.zeros_like(kernel)
     diagonal = np.arange(len(kernel))
+    # Kernels are odd and padded by half: in the middle a window reads the position that it writes.
     new[(diagonal, diagonal, *(size // 2 for size in kernel.shape[2:]))] = 1
     return new
 

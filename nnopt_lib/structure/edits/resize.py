@@ -84,6 +84,7 @@ def _with_columns(
     """A kernel (out, in, *spatial) that reads `columns` of its inputs, merged ones added up first."""
     if (merged != np.arange(len(merged))).any():
         summed = np.zeros_like(kernel)
+        # add.at, since several channels may have the same one that answers for them; (in, out, *spatial).
         np.add.at(summed.swapaxes(0, 1), merged, kernel.swapaxes(0, 1))
         kernel = summed
     kernel = kernel.take(columns, 1)
@@ -105,12 +106,15 @@ def resize(
     copies: np.ndarray,
     merged: np.ndarray | None = None,
     values: Mapping[str, np.ndarray] | None = None,
+    *,
+    whole_groups: bool = False,
 ) -> Resized:
     """Every node kept ``copies[number]`` times; ``merged[number]`` is the node that answers for it.
 
-    `values` gives the channels that a value keeps, whatever its nodes ask for, to all that read it.
-    Refused by name: a grouped convolution whose groups would be torn apart, and an addition or a gate whose
-    inputs would no longer stand in the same order.
+    `values` gives the channels that a value keeps, whatever its nodes ask for, to all that read it. With
+    `whole_groups` groups of a convolution may leave, as in the removal of nodes: all channels of one are one
+    node. Refused by name: otherwise, a grouped convolution of several channels a group that would change,
+    and an addition or a gate whose inputs would no longer stand in the same order.
     """
     spec = coupling.spec
     channels = np.arange(spec.input_shape[0])
@@ -119,7 +123,10 @@ def resize(
     for node in spec.nodes:
         sources = [(index[name], answers[name]) for name in node.inputs]
         if node.has_kernel:
-            index[node.name], answers[node.name] = _of_layer(coupling, node, copies, merged, sources[0])
+            count = _count(coupling, node, copies)
+            if node.groups > 1 and not whole_groups and not _depthwise(spec, node):
+                _check_groups_stay(node, count)
+            index[node.name], answers[node.name] = _of_layer(coupling, node, count, merged, sources[0])
         elif node.op == "flatten":
             size = math.prod(spec.shapes[node.inputs[0]][1:])
             index[node.name], answers[node.name] = (_blocks(channels, size) for channels in sources[0])
@@ -147,27 +154,36 @@ def _depthwise(spec: NetSpec, node: Node) -> bool:
     return node.groups == spec.shapes[node.inputs[0]][0]
 
 
+def _count(coupling: Coupling, node: Node, copies: np.ndarray) -> np.ndarray:
+    """How many times each channel of a layer is kept; (channels,)."""
+    numbers = coupling.nodes[node.name]
+    # `copies` is empty where nothing can leave: then there is not even an entry for FIXED, -1, to hit.
+    return np.where(numbers != FIXED, copies[numbers] if len(copies) else 1, 1)
+
+
+def _check_groups_stay(node: Node, count: np.ndarray) -> None:
+    # Channels are repeated one by one (a a b b), and a group needs consecutive ones (a b a b).
+    if (count != 1).any():
+        refuse(
+            f"the groups of {node.name!r} cannot be resized node by node",
+            f"{node.groups} groups of several channels",
+        )
+
+
 def _of_layer(
     coupling: Coupling,
     node: Node,
-    copies: np.ndarray,
+    count: np.ndarray,
     merged: np.ndarray | None,
     read: tuple[np.ndarray, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The new channels of a layer, and who answers for its old ones; `read` is the same of its input."""
-    numbers = coupling.nodes[node.name]
-    channels = np.arange(len(numbers))
-    count = np.where(numbers != FIXED, copies[numbers] if len(copies) else 1, 1)
-    if node.groups > 1:
-        if _depthwise(coupling.spec, node):
-            each = len(channels) // node.groups  # channels that it makes of one that it reads
-            return _blocks(read[0], each), _blocks(read[1], each)
-        if (count > 1).any():  # whole groups may leave: all channels of one are one node
-            refuse(
-                f"the groups of {node.name!r} cannot be resized node by node",
-                f"{node.groups} groups of several channels",
-            )
-    return np.repeat(channels, count), channels if merged is None else _answering(numbers, merged)
+    channels = np.arange(len(count))
+    if node.groups > 1 and _depthwise(coupling.spec, node):
+        multiplier = len(channels) // node.groups  # channels that it makes of one that it reads
+        return _blocks(read[0], multiplier), _blocks(read[1], multiplier)
+    answers = channels if merged is None else _answering(coupling.nodes[node.name], merged)
+    return np.repeat(channels, count), answers
 
 
 def _answering(numbers: np.ndarray, merged: np.ndarray) -> np.ndarray:

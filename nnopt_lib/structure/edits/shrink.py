@@ -111,6 +111,7 @@ def _rows(coupling: Coupling, weights: Weights) -> Iterator[tuple[str, np.ndarra
 
 def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tuple[np.ndarray, np.ndarray]:
     """Who answers for each node, and which of `numbers` can leave: equal to an earlier one, or not read."""
+    # Bytes, so that equal nodes meet in a dict; near ones must not, or the function would change.
     rows_of: dict[int, list[bytes]] = {int(number): [] for number in numbers}
     for name, owners in _rows(coupling, weights):
         for row, number in enumerate(owners.tolist()):
@@ -125,6 +126,7 @@ def _redundant(coupling: Coupling, numbers: np.ndarray, weights: Weights) -> tup
     merged, first = np.arange(coupling.size), dict[bytes, int]()
     for number in numbers.tolist():
         merged[number] = first.setdefault(b"|".join(rows_of[number]), number)
+    # Who answers for another must stay, even if nothing reads it itself.
     answering = set(merged[[number for number in numbers if merged[number] != number]].tolist())
     free = [n for n in numbers.tolist() if merged[n] != n or (not read[n] and n not in answering)]
     return merged, np.asarray(free, int)
@@ -184,12 +186,8 @@ def _without_edge(
         )
     position = node.inputs.index(source)  # a node may be read twice; the first of the two leaves
     nodes, changed = list(spec.nodes), weights
-    if node.op == "concat":
-        widths = [spec.shapes[name][0] for name in node.inputs]
-        owner = np.repeat(np.arange(len(widths)), widths)
-        coupling = couple(spec)
-        kept = {target: np.flatnonzero(owner != position)}
-        resized = resize(coupling, np.ones(coupling.size, int), values=kept)
+    if node.op == "concat":  # the only join whose readers lose columns
+        resized = _without_part(spec, node, position)
         nodes, changed = resized.nodes(), None if weights is None else resized.weights(weights)
         nothing = weights is None or _not_read(resized, weights)
     else:
@@ -204,6 +202,15 @@ def _without_edge(
         return _rewired(spec.input_shape, nodes, {target: left[0]}, changed)
     nodes = [replace(n, inputs=left) if n.name == target else n for n in nodes]
     return _rewired(spec.input_shape, nodes, {}, changed)
+
+
+def _without_part(spec: NetSpec, concat: Node, position: int) -> Resized:
+    """The network whose readers of a concatenation no longer see the channels of one of its inputs."""
+    widths = [spec.shapes[name][0] for name in concat.inputs]
+    part = np.repeat(np.arange(len(widths)), widths)  # (channels,): which input each comes from
+    coupling = couple(spec)
+    kept = {concat.name: np.flatnonzero(part != position)}
+    return resize(coupling, np.ones(coupling.size, int), values=kept)
 
 
 def _not_read(resized: Resized, weights: Weights) -> bool:
@@ -229,6 +236,7 @@ def _rewired(
     """The network in which readers of a node in `instead` read what stands there; unread nodes leave."""
     nodes = [replace(n, inputs=tuple(instead.get(name, name) for name in n.inputs)) for n in nodes]
     read = {instead.get(nodes[-1].name, nodes[-1].name)}
+    # From the end: a node stays if one that stays reads it.
     for node in reversed(nodes):
         read |= set(node.inputs) if node.name in read else set()
     spec = NetSpec(input_shape, tuple(n for n in nodes if n.name in read))

@@ -46,6 +46,7 @@ def widen(
         refuse(f"widen needs more than the {have} nodes that {node!r} has", width)
     random = np.random.default_rng(check_int("seed", seed, at_least=0))
     drawn = random.choice(numbers, width - have)
+    # Each node once, and once more for each time that it was drawn.
     copies = 1 + np.bincount(drawn, minlength=coupling.size)
     resized = resize(coupling, copies)
     wider = resized.spec()
@@ -65,7 +66,7 @@ def _redraw_copies(resized: Resized, carried: dict[str, np.ndarray], fresh: Weig
         layer, part = split_name(name)
         node, rows = resized.before.node(layer), _copies(resized.index[layer])
         value[rows] = fresh[name][rows]
-        if part == "kernel" and node.groups == 1:
+        if part == "kernel" and node.groups == 1:  # a depthwise kernel has no columns of its inputs
             columns = _copies(resized.index[node.inputs[0]])
             value[:, columns] = fresh[name][:, columns]
 

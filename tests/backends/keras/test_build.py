@@ -54,24 +54,6 @@ def test_build_gives_a_functional_model_with_equal_parameters(spec):
     np.testing.assert_allclose(nnopt.predict(model, x), ours, atol=1e-5)
 
 
-def test_copy_weights_both_ways():
-    spec = every_operation()
-    ours, theirs = pair(spec)
-    for source, target in ((ours, theirs), (theirs, ours)):
-        nnopt.set_weights(source, randomized(spec, seed=8))
-        nnopt.copy_weights(source, target)
-        copied = nnopt.get_weights(target)
-        assert all(np.array_equal(v, copied[name]) for name, v in randomized(spec, seed=8).items())
-
-
-def test_copy_weights_between_a_users_own_models_in_order():
-    theirs = keras.Sequential([keras.Input((7,)), keras.layers.Dense(5, "relu"), keras.layers.Dense(3)])
-    ours = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))
-    nnopt.copy_weights(theirs, ours)
-    x = np.random.default_rng(0).normal(size=(4, 7)).astype(np.float32)
-    np.testing.assert_allclose(nnopt.predict(ours, x), np.asarray(theirs(x)), atol=1e-6)
-
-
 def test_a_depthwise_layer_of_a_users_own_has_canonical_weights():
     theirs = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2)])
     ours = torch.nn.Conv2d(3, 6, 3, groups=3)

@@ -1,3 +1,5 @@
+"""Modules built from descriptions, against modules and functions of PyTorch."""
+
 import copy
 
 import numpy as np
@@ -6,10 +8,9 @@ import torch
 from hypothesis import given, settings
 
 import nnopt_lib as nnopt
-from nnopt_lib.checks import NnoptError
-from nnopt_lib.structure.spec import NetSpec, Node
+from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
-from tests.networks import CLASSICS, arrays, every_operation, networks
+from tests.networks import CLASSICS, every_operation, networks
 
 pytestmark = pytest.mark.torch
 
@@ -78,35 +79,23 @@ def test_shared_and_half_precision_weights():
     np.testing.assert_allclose(nnopt.get_weights(half)["kernel"], weights["kernel"] + 1, rtol=2**-7)
 
 
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
+def test_attention_is_pytorchs_multi_head_attention():
+    spec = NetSpec(
+        (6, 5),
         (
-            lambda m, d: nnopt.build(nnopt.mlp((3,), inputs=2, outputs=2), "jax"),
-            "framework must be one of torch, keras; received 'jax'.",
+            *(Node(n, "conv1d", INPUT, {"filters": 6, "kernel": 1}) for n in ("query", "key", "value")),
+            Node("attention", "attention", ("query", "key", "value"), {"heads": 3}),
+            Node("mixed", "conv1d", "attention", {"filters": 6, "kernel": 1}),
         ),
-        (
-            lambda m, d: nnopt.set_weights(m, {}),
-            "weights must have the model's names; received missing ['dense_1/bias', 'dense_1/kernel'], not the model's [].",
-        ),
-        (
-            lambda m, d: nnopt.set_weights(
-                m, {"dense_1/kernel": np.zeros((12, 4)), "dense_1/bias": np.zeros(4)}
-            ),
-            "weight 'dense_1/kernel' must have the shape (4, 12); received (12, 4).",
-        ),
-        (
-            lambda m, d: nnopt.copy_weights(m, torch.nn.Linear(3, 2)),
-            "models must have weights of equal names, or of equal shapes in equal order; received dense_1/kernel "
-            "(4, 12), dense_1/bias (4,) against kernel (2, 3), bias (2,).",
-        ),
-        (
-            lambda m, d: nnopt.build(NetSpec((2,), (Node("train", "dense", "input", {"units": 2}),))),
-            "node name 'train' is taken by torch.nn.Module. Rename the node.",
-        ),
-    ],
-)
-def test_bad_calls_are_refused_in_one_sentence(call, sentence):
-    with pytest.raises(NnoptError) as error:
-        call(nnopt.build(nnopt.mlp((), inputs=12, outputs=4)), arrays())
-    assert str(error.value) == sentence
+    )
+    model, x = nnopt.build(spec, seed=2, init="torch_default"), torch.randn(4, 6, 5)
+    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True)
+    with torch.no_grad():
+        parts = [getattr(model, name) for name in ("query", "key", "value")]
+        theirs.in_proj_weight.copy_(torch.cat([part.weight[:, :, 0] for part in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        theirs.out_proj.weight.copy_(model.mixed.weight[:, :, 0])
+        theirs.out_proj.bias.copy_(model.mixed.bias)
+        sequence = x.transpose(1, 2)  # (batch, positions, channels)
+        expected = theirs(sequence, sequence, sequence)[0].transpose(1, 2)
+        torch.testing.assert_close(model(x), expected)

@@ -12,7 +12,6 @@ from torch import nn  # noqa: E402
 import nnopt_lib as nnopt  # noqa: E402
 from nnopt_lib.checks import NnoptError  # noqa: E402
 from nnopt_lib.models.describe import read  # noqa: E402
-from tests.networks import CLASSICS  # noqa: E402
 from tests.torch_architectures import TORCH, drawn  # noqa: E402
 
 X = np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)
@@ -41,24 +40,6 @@ def test_architectures_are_described_and_their_twins_give_their_outputs(name):
     expected = nnopt.predict(model, X)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(given, expected, atol=1e-5 * max(1, np.abs(expected).max()))
-
-
-@pytest.mark.parametrize("spec", CLASSICS.values())
-def test_what_build_made_is_known_and_would_be_read_the_same(spec):
-    model = nnopt.build(spec)
-    assert nnopt.describe(model) == spec
-    x = np.random.default_rng(1).standard_normal((2, *spec.input_shape), np.float32)
-    del model.spec
-    model.spec = type("Spec", (), {"nodes": spec.nodes, "output": spec.output})()  # no NetSpec: it is traced
-    again = nnopt.describe(model, x)
-    assert nnopt.measure.count(again) == nnopt.measure.count(spec)
-    assert [n.op for n in again.nodes if n.op != "flatten"] == [n.op for n in spec.nodes if n.op != "flatten"]
-
-
-def test_a_description_counts_as_by_hand():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
-    cost = nnopt.measure.count(nnopt.describe(model, X))
-    assert (cost.parameters, cost.macs) == (3 * 4 * 9 + 4 + 10_250, 108 * 256 + 10_240)
 
 
 class Calls(nn.Module):
@@ -170,49 +151,6 @@ def test_a_batch_of_one_is_enough_and_never_taken_for_a_size_of_one():
         with pytest.raises(NnoptError) as error:
             nnopt.describe(model, X[:1])
         assert str(error.value) == RULE + received + END
-
-
-OTHER = torch.ones(2, 5)
-
-
-def test_what_happens_beside_the_graph_is_noticed():
-    def through_a_view(m, x):
-        y = m.fc(x)
-        y.view(y.size(0), -1).relu_()
-        return m.out(y)
-
-    hooked = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
-    hooked[1].register_forward_hook(lambda module, given, output: output * 2)
-    for model, sentence in (
-        (
-            Calls(through_a_view, fc=nn.Linear(5, 4), out=nn.Linear(4, 2)),
-            "the description of Calls must give its outputs; received one that does not.",
-        ),
-        (hooked, RULE + "'mul' with a number or a parameter" + END),
-        (
-            Calls(lambda m, x: m.fc(x) if x.max().item() else m.fc(-x), **DENSE),
-            "Calls must compute the same whatever its data are, to be described; received numbers that leave their tensor by "
-            "'item'. Keep branches on data out of it.",
-        ),
-        (
-            Calls(lambda m, x: m.fc(torch.cat([x, OTHER], 1)), fc=nn.Linear(10, 2)),
-            RULE + "a tensor that it did not make of its input" + END,
-        ),
-        (
-            torch.compile(nn.Linear(5, 2), backend="eager"),
-            "a model to describe must not be compiled; received OptimizedModule. "
-            "Describe the module that was compiled; compile what remove_nodes gives.",
-        ),
-        (
-            nn.Bilinear(2, 3, 4),
-            "a model to describe must read one input; received a second one, 'input2'.",
-        ),
-    ):
-        before = [dict(vars(module)) for module in model.modules()]
-        with pytest.raises(NnoptError) as error:
-            nnopt.describe(model, torch.randn(2, 5))
-        assert str(error.value) == sentence
-        assert [dict(vars(module)) for module in model.modules()] == before
 
 
 def test_computed_weights_are_refused():

@@ -19,7 +19,7 @@ def test_with_no_or_one_copy_exactly_the_channels_of_kept_nodes_stay(spec, seed)
     for layer in coupling.layers:  # none may be left empty
         numbers = coupling.nodes[layer][coupling.nodes[layer] >= 0]
         kept[numbers[0]] = True
-    resized = resize(coupling, kept.astype(int))
+    resized = resize(coupling, kept.astype(int), whole_groups=True)
     smaller = resized.spec()
     for name in spec.shapes:
         stays = np.flatnonzero(coupling.channels(name, kept))
@@ -49,7 +49,7 @@ def test_one_copy_of_each_node_is_the_network_itself(spec):
 def test_whole_groups_of_a_convolution_leave():
     coupling, weights = couple(GROUPED), drawn_weights(GROUPED)
     assert coupling.size == 2  # a group's channels are one node
-    resized = resize(coupling, np.array([0, 1]))
+    resized = resize(coupling, np.array([0, 1]), whole_groups=True)
     assert resized.spec().node("b").groups == 1
     small = resized.weights(weights)
     assert np.array_equal(small["b/kernel"], weights["b/kernel"][2:])

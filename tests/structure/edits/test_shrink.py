@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.structure.spec import INPUT, split_name
+from nnopt_lib.structure.spec import INPUT, NetSpec, Node, split_name
 from tests.edited import (
     GRAPHS,
     MLP,
@@ -143,3 +143,19 @@ def test_what_cannot_be_is_refused_in_one_sentence(edit, sentence):
     with pytest.raises(NnoptError) as error:
         edit()
     assert str(error.value) == sentence
+
+
+def test_a_layer_that_groups_couple_with_others_keeps_its_width():
+    """Nodes of `c` are single channels, so only the convolution that reads it knows of its groups."""
+
+    def conv(name, source, filters, groups=1):
+        return Node(name, "conv1d", source, {"filters": filters, "kernel": 1, "groups": groups})
+
+    nodes = (conv("f", INPUT, 1), conv("c", INPUT, 2), conv("g", INPUT, 3))
+    nodes += (Node("joined", "concat", ("f", "c", "g")), conv("grouped", "joined", 6, groups=3))
+    nodes += (Node("pool", "global_pool", "grouped"), Node("out", "dense", "pool", {"units": 2}))
+    with pytest.raises(NnoptError) as error:
+        nnopt.shrink(NetSpec((2, 5), nodes), "c", width=1)
+    assert str(error.value) == (
+        "the groups of 'grouped' cannot be resized node by node; received 3 groups of several channels."
+    )
