@@ -74,12 +74,8 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, Real):
         refuse(rule, repr(value))
     number = float(value)
-    if (
-        not math.isfinite(number)
-        or number < at_least
-        or (above is not None and number <= above)
-        or number >= below
-    ):
+    too_low = number < at_least or (above is not None and number <= above)
+    if not math.isfinite(number) or too_low or number >= below:
         refuse(rule, f"{number:g}")
     return number
 

@@ -70,6 +70,20 @@ def every_operation() -> NetSpec:
     )
 
 
+def conv(name, source, filters, kernel=3, groups=1):
+    options = {"filters": filters, "kernel": kernel, "padding": kernel // 2, "groups": groups}
+    return Node(name, "conv2d", source, options)
+
+
+def residual() -> NetSpec:
+    """A stem, a depthwise block with a shortcut around it, a concatenation, a head."""
+    nodes = (conv("stem", "input", 4), Node("norm", "batch_norm", "stem"), Node("relu", "activation", "norm"))
+    nodes += (conv("depthwise", "relu", 4, groups=4), conv("project", "depthwise", 4, 1))
+    nodes += (Node("sum", "add", ("relu", "project")), conv("side", "sum", 2, 1))
+    nodes += (Node("joined", "concat", ("sum", "side")), Node("flat", "flatten", "joined"))
+    return NetSpec((3, 5, 5), (*nodes, Node("head", "dense", "flat", {"units": 10})))
+
+
 _UNARY = ("batch_norm", "activation", "max_pool", "avg_pool", "conv")
 
 

@@ -188,6 +188,60 @@ def test_the_stub_for_editors_names_what_the_package_offers() -> None:
     assert homes == offered
 
 
+def test_every_module_has_its_file_of_tests() -> None:
+    modules = [path.relative_to(LIBRARY) for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"]
+    missing = [
+        module.as_posix()
+        for module in modules
+        if not (ROOT / "tests" / module.parent / f"test_{module.name.lstrip('_')}").is_file()
+    ]
+    assert missing == []
+
+
+PROGRAM = """
+from typing import Any, assert_type
+
+import numpy as np
+
+import nnopt_lib as nnopt
+from nnopt_lib import {names}
+
+assert_type(nnopt.mlp((8,), inputs=64, outputs=10), nnopt.NetSpec)
+deeper, weights = nnopt.deepen(nnopt.mlp((8,), inputs=64, outputs=10), "activation_1")
+assert_type(deeper, nnopt.NetSpec)
+assert_type(deeper.node("dense_1"), nnopt.Node)
+digits = nnopt.load_data("digits")
+assert_type(digits, nnopt.Data)
+model = nnopt.build(deeper)
+history = nnopt.fit(model, digits, nnopt.Training(epochs=1))
+assert_type(history, nnopt.History)
+assert_type(history["train_loss"], list[float])
+stack = nnopt.fit_many(deeper, digits, nnopt.Training(), seeds=range(3))
+assert_type(stack.histories, list[Any])
+masks = nnopt.prune(model, sparsity=0.5)
+assert_type(masks, nnopt.Masks)
+assert_type(nnopt.shuffle_masks(masks, seed=0), nnopt.Masks)
+assert_type(nnopt.measure.interval([0.1, 0.2, 0.3]), tuple[float, float, float])
+space = nnopt.SearchSpace(nnopt.mlp, units=[(8,)], inputs=64, outputs=10)
+assert_type(nnopt.search(space, data="digits"), nnopt.SearchResult)
+nnopt.prune(model, sparsity="half")  # type: ignore[arg-type]
+"""
+
+
+def test_a_users_program_passes_mypy_strict(tmp_path: Path) -> None:
+    """Of an installed package types are read from `py.typed` and the stub, as an editor does, too."""
+    import nnopt_lib
+
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(names=", ".join(nnopt_lib.__all__)), encoding="utf-8")
+    # Strict also about ignores that are not needed: the last line must be an error without its comment.
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
+    command += [f"--config-file={os.devnull}", "--ignore-missing-imports", str(program)]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "Success: no issues found in 1 source file\n")
+
+
 def test_modules_and_functions_stay_small() -> None:
     long = []
     for path in (ROOT / "nnopt_lib").rglob("*.py"):

@@ -279,7 +279,7 @@ def _connected(address: str) -> Any:
     from distributed import Client
 
     try:
-        return Client(address, timeout=ANSWER_SECONDS)
+        return Client(address, timeout=ANSWER_SECONDS)  # type: ignore[no-untyped-call]
     # OSError where nothing answers, the others where the address is none.
     except (OSError, ValueError, TypeError) as error:
         remedy = "Start one with `dask scheduler`, or leave out cluster and NNOPT_CLUSTER to run here."

@@ -37,7 +37,7 @@ class Shown:
     png: bytes
     alt: str
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], ...]:
         return {"image/png": self.png, "text/plain": self.alt}, {"image/png": {"width": 700, "alt": self.alt}}
 
 

@@ -1,215 +1,16 @@
 import ast
-import functools
-import gzip
-import hashlib
-import http.server
 import json
-import pickle
-import struct
-import subprocess
-import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.data import Data, classification, files, load_data, make_samples
+from nnopt_lib.data import Data, classification, load_data, make_samples
 from nnopt_lib.data.arrays import ARRAYS
 from nnopt_lib.data.catalog import CATALOG
-from nnopt_lib.data.classification import FINGERPRINTS, SAMPLE_HASHES, SOURCES, read_idx
-from nnopt_lib.data.files import RemoteFile
-
-IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
-
-def idx(array):
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-@pytest.fixture
-def small_mnist(monkeypatch, tmp_path):
-    """Four small files in MNIST's own format, which `load_data` takes for the published ones; no cache, no network."""
-    random = np.random.default_rng(0)
-    arrays = [
-        random.integers(0, 256, (200, 28, 28), np.uint8),
-        np.arange(200, dtype=np.uint8) % 10,
-        random.integers(0, 256, (50, 28, 28), np.uint8),
-        np.arange(50, dtype=np.uint8) % 10,
-    ]
-    contents = dict(zip(IDX, map(idx, arrays), strict=True))
-    monkeypatch.delenv("NNOPT_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
-
-    def serve(*mirrors):
-        remote = tuple(
-            RemoteFile(
-                f"mnist/{name}", hashlib.sha256(content).hexdigest(), tuple(f"{m}{name}.gz" for m in mirrors)
-            )
-            for name, content in contents.items()
-        )
-        read = functools.partial(classification._idx_set, remote)
-        monkeypatch.setitem(
-            SOURCES, "mnist", replace(SOURCES["mnist"], read=read, train=200, test=50, validation=20)
-        )
-        monkeypatch.delitem(FINGERPRINTS, "mnist")
-
-    return arrays, contents, serve
-
-
-def check_small(data, arrays):
-    assert (data.x_train.shape, data.x_test.shape) == ((180, 784), (50, 784))
-    np.testing.assert_array_equal(data.x_test * 255, arrays[2].reshape(50, -1))
-    assert np.array_equal(data.y_test, arrays[3])
-    assert len(data.x_validation) == 20
-
-
-@pytest.mark.parametrize("form", ["mnist/{}.gz", "mnist/{}", "{}.gz", "{}"])
-def test_a_local_folder_wins_in_every_form(small_mnist, form, tmp_path, monkeypatch):
-    arrays, contents, serve = small_mnist
-    serve()
-    for name, content in contents.items():
-        path = tmp_path / form.format(name)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    monkeypatch.setenv("NNOPT_DATA", str(tmp_path))
-    check_small(load_data("mnist"), arrays)
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server of the folder ``served``; gives its address, the folder, and the list of what was asked for."""
-    served, asked = tmp_path / "served", []
-    served.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            asked.append(self.path)
-
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served))
-    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{running.server_port}/", served, asked
-    running.shutdown()
-    running.server_close()
-
-
-def test_a_mirror_is_downloaded_checked_and_cached(small_mnist, server, tmp_path):
-    arrays, contents, serve = small_mnist
-    address, served, asked = server
-    (served / "bad").mkdir()  # a mirror that has every file, with other content
-    for name, content in contents.items():
-        (served / f"{name}.gz").write_bytes(gzip.compress(content))
-        (served / "bad" / f"{name}.gz").write_bytes(gzip.compress(b"other"))
-    dead = "http://127.0.0.1:9/"  # the discard port: refused at once
-    serve(dead, f"{address}bad/", address)
-    data = load_data("mnist")
-    assert asked == []  # nothing is asked for before an array is
-    check_small(data, arrays)
-    assert len(asked) == 8
-    check_small(load_data("mnist"), arrays)
-    assert len(asked) == 8  # from the cache
-    cached = tmp_path / "cache" / "nnopt" / "mnist" / "t10k-labels-idx1-ubyte.gz"
-    cached.write_bytes(gzip.compress(b"other"))
-    with pytest.raises(NnoptError) as error:
-        load_data("mnist").y_test  # noqa: B018
-    expected, actual = (hashlib.sha256(content).hexdigest() for content in (contents[IDX[3]], b"other"))
-    assert str(error.value) == (
-        f"{cached} must have the sha256 {expected} (uncompressed); received {actual}. "
-        "It is damaged or another file: remove it, or put the right one at mnist/t10k-labels-idx1-ubyte in that folder."
-    )
-
-
-@pytest.fixture
-def nowhere(monkeypatch, tmp_path):
-    """No NNOPT_DATA, an empty cache, and addresses that refuse at once."""
-    monkeypatch.delenv("NNOPT_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
-    real = files.read_checked
-
-    def unreachable(file):
-        return real(replace(file, addresses=("http://127.0.0.1:9/x",)))
-
-    for module in ("classification", "other"):
-        monkeypatch.setattr(f"nnopt_lib.data.{module}.read_checked", unreachable)
-    return tmp_path / "nnopt"
-
-
-def test_what_is_nowhere_is_known_all_the_same_and_one_sentence_once_its_arrays_are_needed(nowhere):
-    data = load_data("mnist", validation=0, flat=False)
-    assert data.fingerprint == FINGERPRINTS["mnist flat=False validation=0"]
-    assert (data.sizes, data.shape) == ({"train": 60_000, "validation": 0, "test": 10_000}, (1, 28, 28))
-    assert repr(data) == "<Data mnist: 60,000 + 0 + 10,000 examples of shape (1, 28, 28), 10 classes>"
-    for needed in (lambda: data.x_train, lambda: replace(data, name="own"), lambda: pickle.dumps(data)):
-        with pytest.raises(NnoptError) as error:
-            needed()
-        assert str(error.value) == (
-            f"mnist/train-images-idx3-ubyte must be in the folder that NNOPT_DATA names, in {nowhere}, or at a public "
-            "address; received http://127.0.0.1:9/x: ConnectionError. Connect to a network, or put the file into a "
-            "folder and name that in NNOPT_DATA."
-        )
-    with pytest.raises(AttributeError, match="Data has no attribute 'x_trian'"):
-        data.x_trian  # noqa: B018
-
-
-def test_a_local_folder_without_the_set_leaves_the_download(small_mnist, server, tmp_path, monkeypatch):
-    arrays, contents, serve = small_mnist
-    address, served, asked = server
-    for name, content in contents.items():
-        (served / f"{name}.gz").write_bytes(gzip.compress(content))
-    serve(address)
-    (tmp_path / "data").mkdir()
-    monkeypatch.setenv("NNOPT_DATA", str(tmp_path / "data"))
-    check_small(load_data("mnist"), arrays)
-    assert len(asked) == 4
-
-
-def test_a_local_folder_that_does_not_exist_is_refused(nowhere, monkeypatch):
-    monkeypatch.setenv("NNOPT_DATA", "no/such/folder")
-    with pytest.raises(NnoptError) as error:
-        load_data("mnist").x_train  # noqa: B018
-    assert str(error.value) == (
-        "NNOPT_DATA must name a folder that exists; received 'no/such/folder'. Unset it to download data."
-    )
-
-
-def test_a_truncated_archive_is_refused(small_mnist, tmp_path, monkeypatch):
-    _, contents, serve = small_mnist
-    serve()
-    for name, content in contents.items():
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content)[:-20])
-    monkeypatch.setenv("NNOPT_DATA", str(tmp_path))
-    with pytest.raises(
-        NnoptError, match=r"train-images-idx3-ubyte\.gz must be a readable file; received .*ended"
-    ):
-        load_data("mnist").x_train  # noqa: B018
-
-
-def test_swapped_files_and_the_sample_are_not_taken_for_the_whole_set(tmp_path, monkeypatch):
-    """The sample's own images under the whole set's names, in its format, and two files of one set swapped."""
-    sample = load_data("mnist-sample", scale=False, validation=0)
-    (tmp_path / "mnist").mkdir()
-    images = {
-        IDX[0]: sample.x_train.reshape(-1, 28, 28), IDX[1]: sample.y_train,
-        IDX[2]: sample.x_test.reshape(-1, 28, 28), IDX[3]: sample.y_test,
-    }  # fmt: skip
-    for name, array in images.items():
-        (tmp_path / "mnist" / name).write_bytes(idx(array.astype(np.uint8)))
-    monkeypatch.setenv("NNOPT_DATA", str(tmp_path))
-    for swapped in (False, True):
-        if swapped:
-            (tmp_path / "mnist" / IDX[0]).write_bytes((tmp_path / "mnist" / IDX[2]).read_bytes())
-        with pytest.raises(
-            NnoptError, match=rf"mnist/{IDX[0]} must have the sha256 ba891046\w+ \(uncompressed\)"
-        ):
-            load_data("mnist").x_train  # noqa: B018
+from nnopt_lib.data.classification import FINGERPRINTS, SAMPLE_HASHES, read_idx
+from tests.data.idx_files import idx
 
 
 def test_real_mnist_where_it_is_at_hand():
@@ -242,19 +43,6 @@ def test_a_constant_is_the_fingerprint_of_the_arrays(key):
     assert (whole.fingerprint, whole.sizes, whole.shape) == (FINGERPRINTS[key], sizes, shape)
 
 
-def test_a_wrong_constant_is_refused_and_nothing_is_kept(monkeypatch):
-    right = FINGERPRINTS["digits"]
-    monkeypatch.setitem(FINGERPRINTS, "digits", "0123456789abcdef")
-    data = load_data("digits")
-    with pytest.raises(NnoptError) as error:
-        data.x_train  # noqa: B018
-    assert str(error.value) == (
-        f"the arrays of digits must have the fingerprint 0123456789abcdef; received {right}. "
-        "Install the versions that constraints.txt names."
-    )
-    assert not set(ARRAYS) & set(vars(data))
-
-
 def test_the_data_of_every_published_row_is_known_without_reading_it():
     results = Path(__file__).parents[2] / "chapters" / "results"
     lines = [line for file in sorted(results.glob("*.jsonl")) for line in file.read_text().splitlines()]
@@ -265,37 +53,6 @@ def test_the_data_of_every_published_row_is_known_without_reading_it():
 
 
 # Samples
-
-
-@pytest.mark.parametrize("name", SAMPLE_HASHES)
-def test_a_sample_has_every_class_alike(name):
-    data = load_data(name)
-    assert (data.x_train.shape, data.x_validation.shape, data.x_test.shape) == (
-        (4_500, 784),
-        (500, 784),
-        (1_000, 784),
-    )
-    assert [np.bincount(y).tolist() for y in (data.y_train, data.y_validation, data.y_test)] == [
-        [450] * 10, [50] * 10, [100] * 10
-    ]  # fmt: skip
-
-
-def test_samples_are_small():
-    assert sum(path.stat().st_size for path in classification.SAMPLES.iterdir()) < 4_000_000
-
-
-@pytest.mark.parametrize("name", SAMPLE_HASHES)
-def test_the_script_makes_the_samples_that_are_committed(name):
-    whole = name.removesuffix("-sample")
-    if not CATALOG[whole].is_local:
-        pytest.skip(f"{whole} is not on this machine")
-    made = make_samples.sample(SOURCES[whole].read(0))
-    assert classification.sample_hash(made) == SAMPLE_HASHES[name]
-
-
-def test_the_script_spreads_its_choice_over_the_order():
-    y = np.repeat([0, 1], [100, 50])
-    assert make_samples.choose(y, 5).tolist() == [0, 20, 40, 60, 80, 100, 110, 120, 130, 140]
 
 
 def test_a_sample_that_is_not_the_one_committed_is_refused(tmp_path, monkeypatch):
@@ -325,22 +82,6 @@ def test_rows_of_the_sample_are_never_those_of_the_whole_set():
 
 
 # Deferred arrays
-
-
-def test_a_copy_and_another_process_get_the_arrays_and_not_the_way_to_read_them():
-    data = load_data("digits")
-    copied = pickle.loads(pickle.dumps(data))
-    assert copied.fingerprint == FINGERPRINTS["digits"] and "_deferred" not in vars(copied)
-    np.testing.assert_array_equal(copied.x_validation, load_data("digits").x_validation)
-
-
-def test_loading_imports_nothing_heavy_before_an_array_is_asked_for():
-    program = (
-        "import sys, nnopt_lib; nnopt_lib.load_data('mnist').fingerprint; nnopt_lib.load_data('digits').sizes\n"
-        "print(sorted({'sklearn', 'mnist1d', 'pooch', 'torch', 'requests'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_pooling_averages_squares_and_examples_are_the_first_of_each_part():
@@ -448,16 +189,6 @@ def test_mnist1d_is_split_and_keeps_the_packages_order(monkeypatch):
 def test_shapes_and_scale():
     assert load_data("digits", flat=False).x_train.shape == (1_257, 1, 8, 8)
     assert load_data("digits").x_train.max() == 1 and load_data("digits", scale=False).x_train.max() == 16
-
-
-def test_fingerprint_sees_every_array():
-    data = load_data("digits")
-    prints = {data.fingerprint}
-    for part in ("x_train", "y_train", "x_validation", "y_validation", "x_test", "y_test"):
-        changed = getattr(data, part).copy()
-        changed.flat[0] = (changed.flat[0] + 1) % 10
-        prints.add(replace(data, **{part: changed}).fingerprint)
-    assert len(prints) == 7
 
 
 @pytest.mark.parametrize(

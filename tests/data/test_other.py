@@ -155,13 +155,6 @@ def test_fingerprints_differ_and_follow_the_content():
         assert reader().fingerprint == CATALOG[name].fingerprint
 
 
-def test_every_file_has_a_public_address_and_a_hash():
-    for name in SETS:
-        for file in CATALOG[name].files:
-            assert len(file.sha256) == 64 and file.addresses, file.path
-            assert all(address.startswith(("https://", "http://")) for address in file.addresses)
-
-
 COUNTS = {
     "tinyshakespeare": 1_115_394,
     "banking77": 10_003,

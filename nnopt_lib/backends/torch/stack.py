@@ -117,18 +117,9 @@ class Stack:
         return values[self.spec.output]
 
     def _apply(self, node: Node, inputs: list[torch.Tensor], training: bool) -> torch.Tensor:
-        x, seeds = inputs[0], len(self.seeds)
+        x = inputs[0]
         if node.op == "dense":
-            # (seeds, out, in) times (seeds, in, batch): in this order the kernel's gradient comes in the
-            # kernel's own layout, and neither needs a copy.
-            kernel, columns = self.values[f"{node.name}/kernel"], x.transpose(1, 2)
-            bias = self.values.get(f"{node.name}/bias")
-            out = (
-                torch.bmm(kernel, columns)
-                if bias is None
-                else torch.baddbmm(bias.unsqueeze(2), kernel, columns)
-            )
-            return out.transpose(1, 2)
+            return self._dense(node, x)
         if node.op in ("activation", "add"):
             return plain_function(node, 0)(*inputs)
         if node.op in ("conv1d", "conv2d"):
@@ -138,7 +129,16 @@ class Stack:
         # Without parameters seeds are only more examples: (seeds, batch, ...) -> (seeds * batch, ...).
         flat = [value.reshape(-1, *value.shape[2:]) for value in inputs]
         out = plain_function(node, len(self.spec.shapes[node.inputs[0]]) - 1)(*flat)
-        return out.view(seeds, -1, *out.shape[1:])
+        return out.view(len(self.seeds), -1, *out.shape[1:])
+
+    def _dense(self, node: Node, x: torch.Tensor) -> torch.Tensor:
+        # (seeds, out, in) times (seeds, in, batch): in this order the kernel's gradient comes in the kernel's
+        # own layout, and neither needs a copy.
+        kernel, columns = self.values[f"{node.name}/kernel"], x.transpose(1, 2)
+        bias = self.values.get(f"{node.name}/bias")
+        if bias is None:
+            return torch.bmm(kernel, columns).transpose(1, 2)
+        return torch.baddbmm(bias.unsqueeze(2), kernel, columns).transpose(1, 2)
 
     def _fold(self, x: torch.Tensor) -> torch.Tensor:
         """Seeds into channels: (seeds, batch, channels, *spatial) -> (batch, seeds * channels, *spatial)."""

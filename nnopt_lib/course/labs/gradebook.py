@@ -57,7 +57,8 @@ class Course:
     def api(self, extra: Mapping[str, Any] | None = None) -> Any:
         """nbgrader on this folder, with its configuration file read and `extra` settings on top."""
         from nbgrader.apps.api import NbGraderAPI
-        from traitlets.config import Config, PyFileConfigLoader
+        from traitlets.config import Config
+        from traitlets.config.loader import PyFileConfigLoader
 
         _know_the_gradebooks_version()
         try:

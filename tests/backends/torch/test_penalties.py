@@ -248,24 +248,6 @@ def test_a_stack_equals_the_networks_one_by_one(kind):
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (
-            ("L1", 0.1),
-            "kind must be one of l1, l2, elastic_net, group_lasso, proximal_l1, proximal_group_lasso, slimming, l0; received 'L1'. Did you mean 'l1'?",
-        ),
-        (("l1", -1), "strength must be a finite number, at least 0; received -1."),
-        (("l1", float("nan")), "strength must be a finite number, at least 0; received nan."),
-        (("elastic_net", 1, 1.5), "mix must be from 0 to 1; received 1.5."),
-    ],
-)
-def test_penalties_out_of_range_are_refused(options, sentence):
-    with pytest.raises(NnoptError) as error:
-        Penalty(*options)
-    assert str(error.value) == sentence
-
-
 def test_what_cannot_be_penalized_is_refused():
     with pytest.raises(NnoptError) as error:
         penalties.l1(nn.BatchNorm1d(3))

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from nnopt_lib.checks import NnoptError
+from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
+from nnopt_lib.structure.classics import mlp
+from nnopt_lib.structure.coupling import couple
+from nnopt_lib.structure.weights import initial_weights
+from tests.networks import residual
+
+
+def test_scores_by_their_definitions():
+    coupling = couple(mlp((3,), inputs=2, outputs=2, batch_norm=True))
+    weights = initial_weights(coupling.spec, 0)
+    rows = np.array([[3.0, -4.0], [0.0, 1.0], [0.0, 2.0]], np.float32)
+    weights |= {"dense_1/kernel": rows}
+    norm = next(name for name in weights if name.endswith("/scale"))
+    weights[norm] = np.array([-2.0, 0.5, 1.0], np.float32)
+    found = {name: list(rule(coupling, weights)) for name, rule in NODE_SCORES.items()}
+    assert found["l1"] == [7, 1, 2] and found["l2"] == [5, 1, 2] and found["bn_scale"] == [2, 0.5, 1]
+    distance = [np.hypot(3, 5), np.hypot(3, 6), 1.0]
+    expected = [distance[0] + distance[1], distance[0] + distance[2], distance[1] + distance[2]]
+    assert found["geometric_median"] == pytest.approx(expected)
+
+
+def test_coupled_nodes_are_scored_together():
+    coupling, weights = couple(residual()), initial_weights(residual(), 3)
+    layers = ("stem", "depthwise", "project")
+    by_hand = sum(np.abs(weights[f"{name}/kernel"]).reshape(4, -1).sum(1) for name in layers)
+    np.testing.assert_allclose(NODE_SCORES["l1"](coupling, weights)[:4], by_hand, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_exactly_the_lowest_go_and_every_layer_keeps_its_best(seed):
+    random = np.random.default_rng(seed)
+    coupling = couple(residual())
+    scores = random.integers(0, 4, coupling.size).astype(float)
+    sparsity, scope = float(random.random() * 0.99), ("global", "layer")[seed % 2]
+    kept = keep_nodes(coupling, scores, sparsity=sparsity, scope=scope)
+    for group in coupling.groups.values():
+        assert kept[group].any()
+        assert kept[group[np.argmax(scores[group])]]
+    scopes = [np.arange(6)] if scope == "global" else list(coupling.groups.values())
+    for nodes in scopes:
+        free = len(nodes) - sum(set(group) <= set(nodes) for group in coupling.groups.values())
+        assert (~kept[nodes]).sum() == min(round(sparsity * len(nodes)), free)
+        best = [group[np.argmax(scores[group])] for group in coupling.groups.values()]
+        for gone in nodes[~kept[nodes]]:  # nobody who stays, but a layer's best, had less; nor as much, later
+            for stays in nodes[kept[nodes]]:
+                assert stays in best or (scores[stays], -stays) > (scores[gone], -gone)
+    deeper = keep_nodes(coupling, random.random(6), sparsity=0.99, scope=scope, previous=kept)
+    assert not (deeper & ~kept).any()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_keep_multiples_of_what_they_are_rounded_to(seed):
+    random = np.random.default_rng(seed)
+    coupling = couple(mlp((13, 8, 3), inputs=4, outputs=2))
+    scores, sparsity = random.permutation(24) * 1.0, float(random.random() * 0.9)
+    options = {"sparsity": sparsity, "scope": ("global", "layer")[seed % 2]}
+    exact = keep_nodes(coupling, scores, **options)
+    rounded = keep_nodes(coupling, scores, round_to=4, **options)
+    for group in coupling.groups.values():
+        left = exact[group].sum()
+        nearest = min(range(4, 40, 4), key=lambda multiple: (abs(multiple - left), -multiple))
+        assert rounded[group].sum() == min(len(group), nearest)
+        assert set(group[rounded[group]]) == set(group[np.argsort(-scores[group])][: rounded[group].sum()])
+    deeper = keep_nodes(coupling, scores[::-1], sparsity=0.95, round_to=4, previous=rounded)
+    assert not (deeper & ~rounded).any()
+
+
+def test_nodes_removed_before_count_and_nan_is_refused():
+    coupling = couple(residual())
+    before = np.array([False, False, False, True, True, True])
+    kept = keep_nodes(coupling, np.arange(6.0), sparsity=4 / 6, previous=before)
+    assert list(kept) == [False, False, False, True, False, True]
+    with pytest.raises(NnoptError) as error:
+        keep_nodes(coupling, np.arange(6.0), sparsity=0.2, previous=before)
+    assert str(error.value) == (
+        "sparsity must not fall, and the previous masks removed 3 nodes; received a target of 1. "
+        "Pass a higher sparsity, or leave previous out."
+    )
+    with pytest.raises(NnoptError) as error:
+        keep_nodes(coupling, np.array([np.nan] * 6), sparsity=0.2)
+    assert str(error.value) == "importance must not be NaN; received NaN for 6 of 6 nodes."
+
+
+def test_batch_norm_scores_need_batch_norms():
+    with pytest.raises(NnoptError) as error:
+        NODE_SCORES["bn_scale"](couple(residual()), initial_weights(residual(), 0))
+    assert str(error.value) == (
+        "score 'bn_scale' needs a batch normalization on every node to prune; received none after layer 'side'. "
+        "Use score='l1', or build the network with them."
+    )
