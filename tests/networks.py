@@ -141,8 +141,8 @@ def networks(draw: st.DrawFn, *, batch_norm: bool = True) -> NetSpec:
         if rank and draw(st.integers(0, 4)) == 0:
             channels = NetSpec(shape, tuple(nodes)).shapes[last][0]
             heads = draw(st.sampled_from([n for n in (1, 2, 3) if channels % n == 0]))
-            place = add("position", (last,))
-            last = add("attention", (place, last, place), {"heads": heads})
+            position = add("position", (last,))
+            last = add("attention", (position, last, position), {"heads": heads})
     if rank:
         last = add(draw(st.sampled_from(("global_pool", "flatten"))), (last,))
     add("dense", (last,), {"units": draw(st.integers(2, 5))})

@@ -123,7 +123,7 @@ def _split(mask: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor
 
 def by_make_masks(weights: list[torch.Tensor], sparsity: float) -> nnopt.Masks:
     """Ours, on the same memory."""
-    arrays = {f"{place}/kernel": weight.numpy() for place, weight in enumerate(weights)}
+    arrays = {f"{number}/kernel": weight.numpy() for number, weight in enumerate(weights)}
     return nnopt.make_masks(magnitude(arrays), sparsity=sparsity)
 
 
@@ -306,7 +306,7 @@ def sweep_by_stack(
             for own, before in zip(kernels, masks, strict=True)
         ]
         stack = nnopt.fit_many(spec, data, training, seeds=seeds, weights=first, masks=masks, device="cpu")
-        weights = [stack.weights(place) for place in range(len(seeds))]
+        weights = [stack.weights(number) for number in range(len(seeds))]
         levels.append(weights)
     return levels
 

@@ -63,7 +63,7 @@ def prune_ours(model: nn.Module, x: Any) -> nn.Module:
     return nnopt.remove_nodes(model, masks, example_input=x)
 
 
-def prune_theirs(model: nn.Module, x: torch.Tensor) -> nn.Module:
+def prune_by_torch_pruning(model: nn.Module, x: torch.Tensor) -> nn.Module:
     """The same by Torch-Pruning, on a copy, since it prunes in place."""
     model = copy.deepcopy(model)
     pruner_of(model, x).step()
@@ -81,18 +81,18 @@ def compare_networks() -> None:
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for name, make in {**TORCH, "resnet of 56 layers": lambda: ResNet(9)}.items():
         model = drawn(make()).eval()
-        theirs, ours = prune_theirs(model, x), prune_ours(model, x)
+        rival, ours = prune_by_torch_pruning(model, x), prune_ours(model, x)
         pairs = [
             (a, b)
-            for a, b in zip(ours.modules(), theirs.modules(), strict=True)
+            for a, b in zip(ours.modules(), rival.modules(), strict=True)
             if isinstance(a, (nn.Conv2d, nn.Linear))
         ]
         alike = sum(a.weight.shape == b.weight.shape for a, b in pairs)
         same = sum(torch.equal(a.weight, b.weight) for a, b in pairs)
-        macs = [measure.count(nnopt.describe(small, x)).macs for small in (ours, theirs)]
-        counted = tp.utils.count_ops_and_params(theirs, x[:1])[0]
+        macs = [measure.count(nnopt.describe(small, x)).macs for small in (ours, rival)]
+        counted = tp.utils.count_ops_and_params(rival, x[:1])[0]
         with torch.no_grad():
-            difference = (ours.eval()(x) - theirs.eval()(x)).abs().max().item()
+            difference = (ours.eval()(x) - rival.eval()(x)).abs().max().item()
         print(f"{name:>28} {alike:>5} of {len(pairs):<3} {same:>6} of {len(pairs):<3}", end="")
         print(f" {macs[0]:>9,} {macs[1]:>9,} {int(counted):>15,} {difference:>17.1e}")
         if "resnet" in name and (same < len(pairs) or macs[0] != macs[1] or difference > 1e-5):
@@ -130,14 +130,14 @@ def time_ours(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     return t
 
 
-def time_theirs(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
+def time_torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     """The same steps by theirs, which prune in place; a copy made first leaves the model as ours does."""
     t = {}
     graph = tp.DependencyGraph()
     t["description"], _ = seconds_of(lambda: graph.build_dependency(model, x))
     t["grouping"], _ = seconds_of(lambda: list(graph.get_all_groups(ignored_layers=[model.fc])))
-    copied, own = seconds_of(lambda: copy.deepcopy(model))
-    made, pruner = seconds_of(lambda: pruner_of(own, x))
+    copied, copy_of_model = seconds_of(lambda: copy.deepcopy(model))
+    made, pruner = seconds_of(lambda: pruner_of(copy_of_model, x))
     chosen, groups = seconds_of(lambda: list(pruner.step(interactive=True)))
     t["in place"], _ = seconds_of(lambda: [group.prune() for group in groups])
     t["removal"] = copied + t["in place"]
@@ -157,7 +157,7 @@ def compare_seconds(size: int) -> None:
     x, best = torch.zeros(1, 3, size, size) + 0.1, {}
     for layers, blocks in SIZES.items():
         model = ResNet(blocks, 8).eval()
-        turns = [(time_ours(model, x), time_theirs(model, x)) for _ in range(5 if blocks > 9 else 20)]
+        turns = [(time_ours(model, x), time_torch_pruning(model, x)) for _ in range(5 if blocks > 9 else 20)]
         own, other = ({s: 1e3 * min(turn[side][s] for turn in turns) for s in steps} for side in (0, 1))
         other["scoring"] -= other["grouping"]
         best[layers] = own, other
@@ -178,7 +178,11 @@ def compare_latency(blocks: int = 9, width: int = 16) -> None:
     x = torch.randn(32, 3, 32, 32)
     model = drawn(ResNet(blocks, width)).eval()
     dense = copy.deepcopy(model)
-    models = {"dense": dense, "theirs": prune_theirs(model, x[:2]), "ours": prune_ours(model, x[:2])}
+    models = {
+        "dense": dense,
+        "theirs": prune_by_torch_pruning(model, x[:2]),
+        "ours": prune_ours(model, x[:2]),
+    }
     macs = {name: measure.count(nnopt.describe(one, x)).macs for name, one in models.items()}
     runs = {name: nnopt.runner(one, x.numpy()) for name, one in models.items()}
     seconds = measure.time_in_turns(runs, repeats=15, warmup=2)
@@ -330,7 +334,7 @@ def mask_rows(layer: Any, gone: list[int]) -> None:
             tensor[gone] = 0
 
 
-def try_theirs(model: nn.Module, x: torch.Tensor) -> str:
+def try_torch_pruning(model: nn.Module, x: torch.Tensor) -> str:
     """The same by Torch-Pruning; the masked model is a copy with what each group removed set to 0."""
     before, masked = parameters(model), copy.deepcopy(model)
     twins = dict(zip(model.modules(), masked.modules(), strict=True))
@@ -340,17 +344,17 @@ def try_theirs(model: nn.Module, x: torch.Tensor) -> str:
         pruner = pruner_of(model, x, num_heads=heads)
         for group in pruner.step(interactive=True):
             gone = []
-            for dep, places in group:
+            for dep, channels in group:
                 layer = dep.target.module
                 if layer in twins and "out_channels" in dep.handler.__name__:
                     total = pruner.DG.get_out_channels(layer)
-                    own = left.setdefault(layer, np.arange(total or 0))
-                    gone.append((layer, own[places].tolist()))
-                    left[layer] = np.delete(own, places)
+                    indices = left.setdefault(layer, np.arange(total or 0))
+                    gone.append((layer, indices[channels].tolist()))
+                    left[layer] = np.delete(indices, channels)
             group.prune()
             with torch.no_grad():
-                for layer, places in gone:
-                    mask_rows(twins[layer], places)
+                for layer, channels in gone:
+                    mask_rows(twins[layer], channels)
         if parameters(model) == before:
             return "no: nothing was removed"
         with torch.no_grad():
@@ -379,7 +383,7 @@ def compare_reach() -> None:
     for name, make in {**TORCH, **OTHERS}.items():
         example = torch.arange(12).reshape(2, 6) if name == "Embedding" else x
         models = [drawn(make()).eval() for _ in range(2)]
-        print(f"{name:>28} | {try_ours(models[0], example):<62} | {try_theirs(models[1], example)}")
+        print(f"{name:>28} | {try_ours(models[0], example):<62} | {try_torch_pruning(models[1], example)}")
     print(f"{'a Keras functional model':>28} | {try_keras():<62} | no: it reads PyTorch modules")
 
 

@@ -30,15 +30,15 @@ def space() -> nnopt.SearchSpace:
     return nnopt.SearchSpace(nnopt.mlp, units=units, inputs=64, outputs=10)
 
 
-def searched(folder: Path, candidates: int, **options: Any) -> tuple[float, nnopt.Found]:
+def searched(folder: Path, candidates: int, **options: Any) -> tuple[float, nnopt.SearchResult]:
     """Seconds of a whole search from an empty store, and what it found."""
     shutil.rmtree(folder, ignore_errors=True)
     os.environ["NNOPT_STORE"] = str(folder)
     begin = time.perf_counter()
-    found = nnopt.search(
+    result = nnopt.search(
         space(), data="digits", training=RECIPE, seeds=10, candidates=candidates, sampler="random", **options
     )
-    return time.perf_counter() - begin, found
+    return time.perf_counter() - begin, result
 
 
 def training_seconds(folder: Path, candidates: int) -> tuple[float, float]:
@@ -84,7 +84,7 @@ def main() -> None:
             "Dask, two workers": {"cluster": address},
         }
         first = {name: searched(folder, 20, **options) for name, options in ways.items()}
-        rows = [found.rows for _, found in first.values()]
+        rows = [result.rows for _, result in first.values()]
         assert rows[0] == rows[1] == rows[2], "the three ways must give the same rows"
         print(f"rows of all three ways are equal: {len(rows[0])}; the cluster started in {started:.1f} s")
         for name, (seconds, _) in first.items():
@@ -100,8 +100,8 @@ def main() -> None:
             )
     total, training = training_seconds(folder, 40)
     print(f"overhead: {1 - training / total:.1%} of {total:.1f} s are not training")
-    seconds, found = searched(folder, 100, jobs=2)
-    print(f"100 candidates x 10 seeds with two processes: {seconds:.0f} s; {found}")
+    seconds, result = searched(folder, 100, jobs=2)
+    print(f"100 candidates x 10 seeds with two processes: {seconds:.0f} s; {result}")
 
 
 if __name__ == "__main__":

@@ -182,8 +182,8 @@ def test_mnist1d_is_split_and_keeps_the_packages_order(monkeypatch):
     assert data.x_train.shape == (4_000, 1, 40) and len(data.x_validation) == 0
     np.testing.assert_array_equal(data.x_train[:, 0], made["x"].astype(np.float32))
     np.testing.assert_array_equal(data.y_train, made["y"])
-    ours, theirs = (load_data("mnist1d", split_seed=seed) for seed in (0, 1))
-    assert np.array_equal(ours.x_test, theirs.x_test) and not np.array_equal(ours.x_train, theirs.x_train)
+    first, second = (load_data("mnist1d", split_seed=seed) for seed in (0, 1))
+    assert np.array_equal(first.x_test, second.x_test) and not np.array_equal(first.x_train, second.x_train)
 
 
 def test_shapes_and_scale():

@@ -98,11 +98,11 @@ def checkpoint():
 def test_kernels_are_taken_from_a_checkpoint_that_is_never_unpickled(put, monkeypatch):
     content, kernels = checkpoint()
     put("woodfisher-mlp", ckpt=content)
-    found = nnopt.data.woodfisher_mlp().weights
-    assert list(found) == list(kernels)
+    weights = nnopt.data.woodfisher_mlp().weights
+    assert list(weights) == list(kernels)
     for name, kernel in kernels.items():
-        np.testing.assert_array_equal(found[name], kernel)
-        assert found[name].flags.writeable
+        np.testing.assert_array_equal(weights[name], kernel)
+        assert weights[name].flags.writeable
 
 
 def test_kernels_come_from_arrays_where_somebody_has_put_them(put, tmp_path, monkeypatch):

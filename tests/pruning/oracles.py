@@ -39,10 +39,10 @@ def oracle_by_layer(scores, sparsity, previous=None):
 def oracle_n_of_m(array, n, m, previous=None):
     """None where a run has fewer than n left."""
     mask = np.zeros(array.shape, bool)
-    for place in np.ndindex(array.shape):
-        if place[1] % m:
+    for index in np.ndindex(array.shape):
+        if index[1] % m:
             continue
-        run = [(place[0], place[1] + k, *place[2:]) for k in range(m)]
+        run = [(index[0], index[1] + k, *index[2:]) for k in range(m)]
         left = [p for p in run if previous is None or previous[p]]
         if len(left) < n:
             return None

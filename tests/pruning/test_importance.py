@@ -16,11 +16,11 @@ def test_scores_by_their_definitions():
     weights |= {"dense_1/kernel": rows}
     norm = next(name for name in weights if name.endswith("/scale"))
     weights[norm] = np.array([-2.0, 0.5, 1.0], np.float32)
-    found = {name: list(rule(coupling, weights)) for name, rule in NODE_SCORES.items()}
-    assert found["l1"] == [7, 1, 2] and found["l2"] == [5, 1, 2] and found["bn_scale"] == [2, 0.5, 1]
+    by_score = {name: list(rule(coupling, weights)) for name, rule in NODE_SCORES.items()}
+    assert by_score["l1"] == [7, 1, 2] and by_score["l2"] == [5, 1, 2] and by_score["bn_scale"] == [2, 0.5, 1]
     distance = [np.hypot(3, 5), np.hypot(3, 6), 1.0]
     expected = [distance[0] + distance[1], distance[0] + distance[2], distance[1] + distance[2]]
-    assert found["geometric_median"] == pytest.approx(expected)
+    assert by_score["geometric_median"] == pytest.approx(expected)
 
 
 def test_coupled_nodes_are_scored_together():

@@ -86,9 +86,9 @@ def test_levels_nest_and_rewind():
     first = nnopt.get_weights(model)
 
     def train_level(model, masks):
-        own = nnopt.get_weights(model)
-        assert all(np.array_equal(own[name], np.where(masks[name], first[name], 0)) for name in masks)
-        assert all(np.array_equal(own[name], first[name]) for name in own if name not in masks)
+        current = nnopt.get_weights(model)
+        assert all(np.array_equal(current[name], np.where(masks[name], first[name], 0)) for name in masks)
+        assert all(np.array_equal(current[name], first[name]) for name in current if name not in masks)
         seen.append(masks)
         return nnopt.fit(model, data, nnopt.Training(epochs=2, momentum=0.9), masks=masks, device="cpu")
 
@@ -114,7 +114,7 @@ def test_levels_nest_even_where_training_lets_removed_weights_grow():
                 parameter.copy_(torch.randn(parameter.shape))
 
     list(nnopt.iterative_prune(model, careless, [0.3, 0.3, 0.6]))
-    assert masks[0] == masks[1] and [own.removed for own in masks] == [34, 34, 67]
+    assert masks[0] == masks[1] and [level.removed for level in masks] == [34, 34, 67]
     assert all(not (mask & ~masks[1][name]).any() for name, mask in masks[2].items())
 
 

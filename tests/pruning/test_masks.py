@@ -159,8 +159,8 @@ def test_shuffled_masks_keep_their_counts_and_change_places():
 def test_shuffling_does_not_keep_rows_or_columns_together():
     mask = np.ones((10, 100), bool)
     mask[:5] = False
-    for own in (mask, mask.T):
-        shuffled = shuffle_masks(Masks({"a": own}), seed=0)["a"]
+    for layout in (mask, mask.T):
+        shuffled = shuffle_masks(Masks({"a": layout}), seed=0)["a"]
         for axis in (0, 1):
             assert shuffled.mean(axis).min() > 0 and shuffled.mean(axis).max() < 1
 
@@ -298,12 +298,12 @@ def test_a_damaged_byte_anywhere_is_noticed(tmp_path, change):
     masks.save(path)
     whole = path.read_bytes()
     harmless = 0
-    for place, byte in enumerate(whole):
+    for index, byte in enumerate(whole):
         if change(byte) == byte:
             continue
-        path.write_bytes(whole[:place] + bytes([change(byte)]) + whole[place + 1 :])
+        path.write_bytes(whole[:index] + bytes([change(byte)]) + whole[index + 1 :])
         try:
-            assert Masks.load(path) == masks, f"byte {place}: other masks were loaded"
+            assert Masks.load(path) == masks, f"byte {index}: other masks were loaded"
             harmless += 1
         except NnoptError as error:
             assert_whole_file_sentence(str(error), path)
@@ -491,9 +491,9 @@ def test_scores_that_cannot_be_ranked_are_refused(scores, sentence):
 )
 def test_scores_with_nan_are_refused_and_the_layer_is_named(kind, options):
     random = np.random.default_rng(0)
-    for place in (0, 17, 39):
+    for index in (0, 17, 39):
         scores = {"fine": random.random((3, 4)).astype(kind), "broken": random.random((10, 4)).astype(kind)}
-        scores["broken"].flat[place] = np.nan
+        scores["broken"].flat[index] = np.nan
         with pytest.raises(NnoptError) as error:
             make_masks(scores, **options)
         assert str(error.value) == "scores must not hold NaN; received NaN in 'broken'."

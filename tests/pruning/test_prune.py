@@ -25,9 +25,9 @@ pytestmark = pytest.mark.torch
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.9, 0.99])
 def test_global_masks_equal_torchs_own_on_weights_without_ties(kind, sparsity):
     model, _, names = make(kind)
-    theirs = copy.deepcopy(model)
+    by_torch = copy.deepcopy(model)
     pairs = []
-    for layer in theirs.modules():
+    for layer in by_torch.modules():
         kernel = isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.Embedding))
         if kernel and not any(layer.weight is other.weight for other, _ in pairs):
             pairs.append((layer, "weight"))

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.torch
 
 @pytest.mark.keras
 def test_recalibration_is_the_same_in_keras():
-    (spec, ours), (_, theirs) = normalized("torch"), normalized("keras")
+    (spec, in_torch), (_, in_keras) = normalized("torch"), normalized("keras")
     x, _ = examples(spec, 13)  # a rest of one example would have no variance
-    for model in (ours, theirs):
+    for model in (in_torch, in_keras):
         nnopt.recalibrate_batchnorm(model, x, batch_size=4, device="cpu")
-    for name, value in nnopt.get_weights(ours).items():
-        np.testing.assert_allclose(nnopt.get_weights(theirs)[name], value, rtol=1e-6, atol=1e-7)
+    for name, value in nnopt.get_weights(in_torch).items():
+        np.testing.assert_allclose(nnopt.get_weights(in_keras)[name], value, rtol=1e-6, atol=1e-7)
 
 
 def test_recalibration_without_batch_norm_or_examples_is_refused():

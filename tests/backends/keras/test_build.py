@@ -29,16 +29,16 @@ def pair(spec, seed=0):
 def test_every_operation_gives_equal_outputs():
     spec = every_operation()
     x = np.random.default_rng(1).normal(size=(3, *spec.input_shape)).astype(np.float32)
-    ours, theirs = (nnopt.predict(model, x) for model in pair(spec))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    in_torch, in_keras = (nnopt.predict(model, x) for model in pair(spec))
+    np.testing.assert_allclose(in_torch, in_keras, atol=1e-5, rtol=1e-5)
 
 
 @given(networks())
 @settings(max_examples=40, deadline=None)
 def test_random_networks_give_equal_outputs(spec):
     x = np.random.default_rng(1).normal(size=(3, *spec.input_shape)).astype(np.float32)
-    ours, theirs = (nnopt.predict(model, x) for model in pair(spec))
-    np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+    in_torch, in_keras = (nnopt.predict(model, x) for model in pair(spec))
+    np.testing.assert_allclose(in_torch, in_keras, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("spec", CLASSICS.values(), ids=CLASSICS)
@@ -46,23 +46,23 @@ def test_build_gives_a_functional_model_with_equal_parameters(spec):
     model = nnopt.build(spec, "keras", seed=3)
     assert isinstance(model, keras.Model) and len(model.inputs) == 1
     expected = initial_weights(spec, 3)
-    own = nnopt.get_weights(model)
-    assert list(own) == list(expected)
-    assert all(np.array_equal(own[name], expected[name]) for name in own)
+    weights = nnopt.get_weights(model)
+    assert list(weights) == list(expected)
+    assert all(np.array_equal(weights[name], expected[name]) for name in weights)
     x = np.random.default_rng(1).normal(size=(4, *spec.input_shape)).astype(np.float32)
-    ours = nnopt.predict(nnopt.build(spec, "torch", seed=3), x)
-    np.testing.assert_allclose(nnopt.predict(model, x), ours, atol=1e-5)
+    in_torch = nnopt.predict(nnopt.build(spec, "torch", seed=3), x)
+    np.testing.assert_allclose(nnopt.predict(model, x), in_torch, atol=1e-5)
 
 
 def test_a_depthwise_layer_of_a_users_own_has_canonical_weights():
-    theirs = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2)])
-    ours = torch.nn.Conv2d(3, 6, 3, groups=3)
-    nnopt.copy_weights(theirs, ours)
+    in_keras = keras.Sequential([keras.Input((6, 5, 3)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2)])
+    in_torch = torch.nn.Conv2d(3, 6, 3, groups=3)
+    nnopt.copy_weights(in_keras, in_torch)
     x = np.random.default_rng(0).normal(size=(2, 3, 6, 5)).astype(np.float32)
-    np.testing.assert_allclose(nnopt.predict(ours, x), nnopt.predict(theirs, x), atol=1e-5)
-    before = [np.array(w) for w in theirs.get_weights()]
-    nnopt.copy_weights(ours, theirs)
-    assert all(np.array_equal(a, b) for a, b in zip(before, theirs.get_weights(), strict=True))
+    np.testing.assert_allclose(nnopt.predict(in_torch, x), nnopt.predict(in_keras, x), atol=1e-5)
+    before = [np.array(w) for w in in_keras.get_weights()]
+    nnopt.copy_weights(in_torch, in_keras)
+    assert all(np.array_equal(a, b) for a, b in zip(before, in_keras.get_weights(), strict=True))
 
 
 def test_saved_models_load_with_kerass_own_loader(tmp_path):

@@ -87,17 +87,17 @@ def batches(count=16, seed=0):
 
 def kernels(model):
     """(variable, axes that bring it into canonical layout), in order."""
-    found = []
+    axes_of = []
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Embedding):
-            found.append((layer.embeddings, (0, 1)))
+            axes_of.append((layer.embeddings, (0, 1)))
         elif isinstance(layer, layers.DepthwiseConv2D):
-            found.append((layer.kernel, None))
+            axes_of.append((layer.kernel, None))
         elif hasattr(layer, "kernel"):
             rank = len(layer.kernel.shape) - 2
-            found.append((layer.kernel, (rank + 1, rank, *range(rank))))
-    places = {id(variable): place for place, variable in enumerate(model.weights)}
-    return sorted(found, key=lambda pair: places[id(pair[0])])
+            axes_of.append((layer.kernel, (rank + 1, rank, *range(rank))))
+    order = {id(variable): index for index, variable in enumerate(model.weights)}
+    return sorted(axes_of, key=lambda pair: order[id(pair[0])])
 
 
 def canonical(value, axes):
@@ -110,9 +110,9 @@ def canonical(value, axes):
 
 def assert_zeros(model, masks, optimizer=None):
     """What is removed is +0, in weights and, where an optimizer is given, in all its state."""
-    own = kernels(model)
-    assert len(own) == len(masks)
-    for mask, (variable, axes) in zip(masks.values(), own, strict=True):
+    variables = kernels(model)
+    assert len(variables) == len(masks)
+    for mask, (variable, axes) in zip(masks.values(), variables, strict=True):
         targets = [variable]
         if optimizer is not None:
             inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -136,11 +136,13 @@ def assert_zeros(model, masks, optimizer=None):
 def test_random_networks_get_the_same_masks_in_both_frameworks(spec, sparsity, rule, seed):
     models = [nnopt.build(spec, framework, seed=seed) for framework in ("torch", "keras")]
     options = dict(zip(("scope", "allocation"), rule, strict=True))
-    ours, theirs = (nnopt.prune(model, sparsity=sparsity / 2, **options) for model in models)
-    assert ours == theirs and list(ours) == list(theirs) == nnopt.prunable(models[0])
+    in_torch, in_keras = (nnopt.prune(model, sparsity=sparsity / 2, **options) for model in models)
+    assert in_torch == in_keras and list(in_torch) == list(in_keras) == nnopt.prunable(models[0])
     if rule[1] == "uniform":
-        ours, theirs = (nnopt.prune(model, sparsity=sparsity, previous=ours, **options) for model in models)
-        assert ours == theirs and list(ours) == list(theirs)
+        in_torch, in_keras = (
+            nnopt.prune(model, sparsity=sparsity, previous=in_torch, **options) for model in models
+        )
+        assert in_torch == in_keras and list(in_torch) == list(in_keras)
     weights = [nnopt.get_weights(model) for model in models]
     assert all(np.array_equal(value, weights[1][name]) for name, value in weights[0].items())
 
@@ -152,17 +154,17 @@ def test_described_networks_get_the_same_masks_with_many_ties(spec, score):
     coarse = {name: np.round(value * 4) / 4 for name, value in nnopt.get_weights(models[0]).items()}
     for model in models:
         nnopt.set_weights(model, coarse)
-    ours, theirs = (nnopt.prune(model, sparsity=0.63, score=score, seed=3) for model in models)
-    assert ours == theirs and ours.removed == round(0.63 * ours.size)
-    assert any(0 < sparsity < 1 for sparsity in ours.sparsities().values())
+    in_torch, in_keras = (nnopt.prune(model, sparsity=0.63, score=score, seed=3) for model in models)
+    assert in_torch == in_keras and in_torch.removed == round(0.63 * in_torch.size)
+    assert any(0 < sparsity < 1 for sparsity in in_torch.sparsities().values())
 
 
 def test_n_of_m_masks_are_the_same():
     spec = nnopt.cnn((8, 12), input_shape=(4, 9, 8), outputs=4)
-    ours, theirs = (
+    in_torch, in_keras = (
         nnopt.prune(nnopt.build(spec, framework), granularity="1:4") for framework in ("torch", "keras")
     )
-    assert ours == theirs and ours.sparsity == 0.75
+    assert in_torch == in_keras and in_torch.sparsity == 0.75
 
 
 def test_layers_of_a_users_own_get_the_masks_of_their_torch_twins():
@@ -180,13 +182,13 @@ def test_layers_of_a_users_own_get_the_masks_of_their_torch_twins():
         (layers.Embedding(9, 4), (3,), torch.nn.Embedding(9, 4)),
     ]
     for layer, shape, twin in pairs:
-        theirs = keras.Sequential([keras.Input(shape), layer])
-        nnopt.copy_weights(theirs, twin)
-        ours, own = nnopt.prune(twin, sparsity=0.55), nnopt.prune(theirs, sparsity=0.55)
-        assert np.array_equal(*[next(iter(masks.values())) for masks in (ours, own)]), layer
-        weights = [next(iter(nnopt.get_weights(model).values())) for model in (twin, theirs)]
+        in_keras = keras.Sequential([keras.Input(shape), layer])
+        nnopt.copy_weights(in_keras, twin)
+        torch_masks, keras_masks = nnopt.prune(twin, sparsity=0.55), nnopt.prune(in_keras, sparsity=0.55)
+        assert np.array_equal(*[next(iter(masks.values())) for masks in (torch_masks, keras_masks)]), layer
+        weights = [next(iter(nnopt.get_weights(model).values())) for model in (twin, in_keras)]
         assert np.array_equal(*weights)
-        assert_zeros(theirs, own)
+        assert_zeros(in_keras, keras_masks)
 
 
 @each_model
@@ -325,7 +327,7 @@ def test_zeros_are_lost_without_hold(optimizer):
 @each_optimizer
 def test_zeros_stay_zero_over_200_steps(optimizer, way):
     model = compiled("functional", optimizer, jit="jit" in way)
-    fit(model, 4)  # traced already, with state at the places to be removed
+    fit(model, 4)  # traced already, with state where weights are to be removed
     masks = nnopt.prune(model, sparsity=0.8)
     nnopt.hold(model, masks)
     assert_zeros(model, masks, model.optimizer)  # at once, not only after the next step
@@ -362,9 +364,9 @@ def test_zeros_stay_zero_in_train_on_batch_and_eager_fit():
         assert_zeros(model, masks, model.optimizer)
     model = make("functional")
     model.compile(OPTIMIZERS["momentum"](), LOSS, run_eagerly=True)
-    own = nnopt.prune(model, sparsity=0.7)
-    nnopt.hold(model, own)
-    fit(model, 6, lambda: assert_zeros(model, own, model.optimizer))
+    masks = nnopt.prune(model, sparsity=0.7)
+    nnopt.hold(model, masks)
+    fit(model, 6, lambda: assert_zeros(model, masks, model.optimizer))
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -506,14 +508,14 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_fit_with_masks_equals_pytorch(recipe):
     models = [nnopt.build(SPEC, framework, seed=2) for framework in ("torch", "keras")]
-    ours, theirs = (nnopt.prune(model, sparsity=0.7) for model in models)
+    in_torch, in_keras = (nnopt.prune(model, sparsity=0.7) for model in models)
     training = nnopt.Training(epochs=3, batch_size=16, **recipe)
     for model in models:
-        nnopt.fit(model, arrays(), training, seed=5, masks=ours, device="cpu")
+        nnopt.fit(model, arrays(), training, seed=5, masks=in_torch, device="cpu")
     weights = [nnopt.get_weights(model) for model in models]
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, atol=1e-4, err_msg=name)
-    for name, mask in theirs.items():
+    for name, mask in in_keras.items():
         assert (weights[1][name][~mask] == 0).all() and (weights[1][name][mask] != 0).any()
 
 

@@ -16,6 +16,6 @@ def test_adam_moves_weights_of_tiny_gradients_as_pytorch_does(optimizer):
     first = nnopt.get_weights(models[0])["dense_1/kernel"]
     for model in models:
         nnopt.fit(model, data, training, seed=5)
-    ours, theirs = (nnopt.get_weights(model)["dense_1/kernel"] for model in models)
-    assert abs(ours - first)[:, 3].max() > 0.01, "they do move"
-    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    in_torch, in_keras = (nnopt.get_weights(model)["dense_1/kernel"] for model in models)
+    assert abs(in_torch - first)[:, 3].max() > 0.01, "they do move"
+    np.testing.assert_allclose(in_keras, in_torch, atol=1e-4)

@@ -24,33 +24,33 @@ def twins(name):
     return [nnopt.build(SPECS[name], framework, seed=1) for framework in ("torch", "keras")]
 
 
-def close(ours, theirs, atol=1e-6):
-    theirs = nnopt.get_weights(theirs)
-    for name, value in nnopt.get_weights(ours).items():
-        np.testing.assert_allclose(theirs[name], value, atol=atol, err_msg=name)
+def close(in_torch, in_keras, atol=1e-6):
+    in_keras = nnopt.get_weights(in_keras)
+    for name, value in nnopt.get_weights(in_torch).items():
+        np.testing.assert_allclose(in_keras[name], value, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("kind", ["l1", "l2", "group_lasso"])
 def test_totals_and_gradients_equal_pytorchs(name, kind):
-    ours, theirs = twins(name)
+    in_torch, in_keras = twins(name)
     with tf.GradientTape() as tape:
-        total = getattr(penalties, kind)(theirs)
-    gradients = tape.gradient(total, [v.value for v in theirs.trainable_variables])
-    expected = getattr(penalties, kind)(ours)
+        total = getattr(penalties, kind)(in_keras)
+    gradients = tape.gradient(total, [v.value for v in in_keras.trainable_variables])
+    expected = getattr(penalties, kind)(in_torch)
     expected.backward()
     assert float(total) == pytest.approx(expected.item(), rel=1e-5)
-    for variable, gradient in zip(theirs.trainable_variables, gradients, strict=True):
+    for variable, gradient in zip(in_keras.trainable_variables, gradients, strict=True):
         assert (gradient is not None) == (variable.path.endswith("kernel"))
-    square = sum(float((p.grad**2).sum()) for p in ours.parameters() if p.grad is not None)
+    square = sum(float((p.grad**2).sum()) for p in in_torch.parameters() if p.grad is not None)
     assert sum(float(tf.reduce_sum(g**2)) for g in gradients if g is not None) == pytest.approx(
         square, rel=1e-4
     )
 
 
 def test_slimming_equals_pytorchs():
-    ours, theirs = twins("cnn")
-    assert float(penalties.slimming(theirs)) == penalties.slimming(ours).item() == 10
+    in_torch, in_keras = twins("cnn")
+    assert float(penalties.slimming(in_keras)) == penalties.slimming(in_torch).item() == 10
     test_fit_equals_pytorchs("cnn", "slimming")
 
 
@@ -66,11 +66,11 @@ def test_group_lasso_has_a_gradient_where_a_node_has_no_weight_left():
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("threshold", ["soft_threshold", "group_soft_threshold"])
 def test_thresholds_equal_pytorchs(name, threshold):
-    ours, theirs = twins(name)
-    for model in (ours, theirs):
+    in_torch, in_keras = twins(name)
+    for model in (in_torch, in_keras):
         getattr(penalties, threshold)(model, 0.3)
-    close(ours, theirs)
-    assert any((nnopt.get_weights(theirs)[n] == 0).any() for n in nnopt.prunable(theirs))
+    close(in_torch, in_keras)
+    assert any((nnopt.get_weights(in_keras)[n] == 0).any() for n in nnopt.prunable(in_keras))
 
 
 def test_nodes_of_an_embedding_are_its_words():
@@ -86,12 +86,12 @@ def test_nodes_of_an_embedding_are_its_words():
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("kind", ["l1", "elastic_net", "group_lasso", "proximal_l1", "proximal_group_lasso"])
 def test_fit_equals_pytorchs(name, kind):
-    ours, theirs = twins(name)
+    in_torch, in_keras = twins(name)
     data = arrays(shape=(2, 12) if name == "cnn" else (12,))
-    for model in (ours, theirs):
+    for model in (in_torch, in_keras):
         nnopt.fit(model, data, RECIPE, seed=4, penalty=Penalty(kind, 0.02), device="cpu")
-    weights = nnopt.get_weights(theirs)
-    for key, value in nnopt.get_weights(ours).items():
+    weights = nnopt.get_weights(in_keras)
+    for key, value in nnopt.get_weights(in_torch).items():
         if not key.endswith("variance"):  # biased in Keras, see test_build
             np.testing.assert_allclose(weights[key], value, atol=1e-4, err_msg=key)
 
@@ -110,29 +110,29 @@ def test_gates_are_shut_as_often_as_the_distribution_says():
 def test_gates_pass_the_same_gradients_as_pytorchs_for_the_same_noise():
     import torch
 
-    ours, theirs = twins("mlp")
-    held, twin = (penalties.gates(model, 0.3, seed=2) for model in (ours, theirs))
+    in_torch, in_keras = twins("mlp")
+    held, twin = (penalties.gates(model, 0.3, seed=2) for model in (in_torch, in_keras))
     x = arrays().x_train[:8]
     held.draw()
-    for place, (s, stretched) in enumerate(held._drawn):
-        twin._drawn[place].assign(s.numpy().T)
-        gated = twin._theta[place].value * tf.clip_by_value(tf.constant(stretched.numpy().T), 0.0, 1.0)
-        twin._variables[place].assign(gated)
-    (ours(torch.from_numpy(x)) ** 2).sum().backward()
+    for index, (s, stretched) in enumerate(held._drawn):
+        twin._drawn[index].assign(s.numpy().T)
+        gated = twin._theta[index].value * tf.clip_by_value(tf.constant(stretched.numpy().T), 0.0, 1.0)
+        twin._variables[index].assign(gated)
+    (in_torch(torch.from_numpy(x)) ** 2).sum().backward()
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(theirs(x) ** 2)
-    variables = theirs.trainable_variables
+        loss = tf.reduce_sum(in_keras(x) ** 2)
+    variables = in_keras.trainable_variables
     gradients = tape.gradient(loss, [v.value for v in variables])
     held.pass_gradients()
     passed = twin.pass_gradients(gradients, variables)
-    for place, variable in enumerate(twin._variables):
+    for number, variable in enumerate(twin._variables):
         index = next(i for i, other in enumerate(variables) if other is variable)
-        np.testing.assert_allclose(passed[index].numpy().T, held._kernels[place].grad.numpy(), atol=1e-5)
+        np.testing.assert_allclose(passed[index].numpy().T, held._kernels[number].grad.numpy(), atol=1e-5)
     held.close()
     twin.close()
-    for ours_alpha, theirs_alpha in zip(held.log_alphas, twin.log_alphas, strict=True):
-        np.testing.assert_allclose(theirs_alpha.numpy().T, ours_alpha.numpy(), atol=1e-4)
-    close(ours, theirs, atol=1e-4)
+    for ours_alpha, keras_alpha in zip(held.log_alphas, twin.log_alphas, strict=True):
+        np.testing.assert_allclose(keras_alpha.numpy().T, ours_alpha.numpy(), atol=1e-4)
+    close(in_torch, in_keras, atol=1e-4)
 
 
 def test_gates_remove_more_the_stronger_they_are():

@@ -89,13 +89,13 @@ def test_attention_is_pytorchs_multi_head_attention():
         ),
     )
     model, x = nnopt.build(spec, seed=2, init="torch_default"), torch.randn(4, 6, 5)
-    theirs = torch.nn.MultiheadAttention(6, 3, batch_first=True)
+    attention = torch.nn.MultiheadAttention(6, 3, batch_first=True)
     with torch.no_grad():
         parts = [getattr(model, name) for name in ("query", "key", "value")]
-        theirs.in_proj_weight.copy_(torch.cat([part.weight[:, :, 0] for part in parts]))
-        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
-        theirs.out_proj.weight.copy_(model.mixed.weight[:, :, 0])
-        theirs.out_proj.bias.copy_(model.mixed.bias)
+        attention.in_proj_weight.copy_(torch.cat([part.weight[:, :, 0] for part in parts]))
+        attention.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        attention.out_proj.weight.copy_(model.mixed.weight[:, :, 0])
+        attention.out_proj.bias.copy_(model.mixed.bias)
         sequence = x.transpose(1, 2)  # (batch, positions, channels)
-        expected = theirs(sequence, sequence, sequence)[0].transpose(1, 2)
+        expected = attention(sequence, sequence, sequence)[0].transpose(1, 2)
         torch.testing.assert_close(model(x), expected)

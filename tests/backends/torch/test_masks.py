@@ -210,9 +210,9 @@ def test_a_copy_is_its_own_and_is_not_held():
     train(model, x, optimizer, 3)
     assert [bits(p) for p in twin.parameters()] == before
     masks = nnopt.make_masks({n: abs(nnopt.get_weights(twin)[n]) for n in nnopt.prunable(twin)}, sparsity=0.6)
-    own = torch.optim.AdamW(twin.parameters(), 0.01)
-    nnopt.hold(twin, masks, own)  # both at once
-    train(twin, x, own, 3, check=lambda: assert_zeros(twin, masks))
+    optimizer_of_twin = torch.optim.AdamW(twin.parameters(), 0.01)
+    nnopt.hold(twin, masks, optimizer_of_twin)  # both at once
+    train(twin, x, optimizer_of_twin, 3, check=lambda: assert_zeros(twin, masks))
 
 
 @each_stage

@@ -41,8 +41,8 @@ def by_hand(kind, arrays):
 @pytest.mark.parametrize("kind", ["l1", "l2", "group_lasso"])
 def test_totals_equal_the_formula_and_leave_out_biases_and_normalization(kind):
     model = convolutional()
-    own = [kernel.detach().double().numpy() for kernel in kernels(model)]
-    assert getattr(penalties, kind)(model).item() == pytest.approx(by_hand(kind, own), rel=1e-5)
+    arrays_of_kernels = [kernel.detach().double().numpy() for kernel in kernels(model)]
+    assert getattr(penalties, kind)(model).item() == pytest.approx(by_hand(kind, arrays_of_kernels), rel=1e-5)
 
 
 def test_slimming_is_the_l1_of_scales_and_nothing_else_gets_a_gradient():
@@ -64,15 +64,15 @@ def test_gradients_equal_finite_differences(kind):
     model = convolutional().double()
     getattr(penalties, kind)(model).backward()
     for kernel in kernels(model):
-        for place in ((0, 0), (2, 1)):
+        for index in ((0, 0), (2, 1)):
             with torch.no_grad():
                 values = []
                 for step in (1e-6, -2e-6):
-                    kernel[place].view(-1)[0] += step
+                    kernel[index].view(-1)[0] += step
                     values.append(getattr(penalties, kind)(model).item())
-                kernel[place].view(-1)[0] += 1e-6
+                kernel[index].view(-1)[0] += 1e-6
             slope = (values[0] - values[1]) / 2e-6
-            assert kernel.grad[place].view(-1)[0].item() == pytest.approx(slope, rel=1e-5)
+            assert kernel.grad[index].view(-1)[0].item() == pytest.approx(slope, rel=1e-5)
     assert model[3].bias.grad is None
 
 
@@ -137,36 +137,36 @@ def test_the_threshold_finds_the_minimum_under_momentum_too(kind, momentum):
 
 
 def test_only_thresholds_make_zeros():
-    data, found = arrays(), {}
+    data, zeros_by_kind = arrays(), {}
     for kind in set(KINDS) - {"slimming", "l0"}:
         model = nnopt.build(SPEC, seed=1)
         strength = 0.2 if kind == "proximal_group_lasso" else 0.05
         nnopt.fit(model, data, RECIPE, penalty=Penalty(kind, strength), device="cpu")
         weights = nnopt.get_weights(model)
-        found[kind] = [int((weights[name] == 0).sum()) for name in nnopt.prunable(model)]
-        found[f"{kind} rows"] = sum(int((~weights[n].any(1)).sum()) for n in nnopt.prunable(model))
+        zeros_by_kind[kind] = [int((weights[name] == 0).sum()) for name in nnopt.prunable(model)]
+        zeros_by_kind[f"{kind} rows"] = sum(int((~weights[n].any(1)).sum()) for n in nnopt.prunable(model))
     for kind in ("l1", "l2", "elastic_net", "group_lasso"):
-        assert sum(found[kind]) == 0, kind
-    assert sum(found["proximal_l1"]) > 10
-    assert found["proximal_group_lasso rows"] >= 1
+        assert sum(zeros_by_kind[kind]) == 0, kind
+    assert sum(zeros_by_kind["proximal_l1"]) > 10
+    assert zeros_by_kind["proximal_group_lasso rows"] >= 1
 
 
 def test_a_loop_of_ones_own_equals_fit():
     data, strength = arrays(), 0.02
-    ours, theirs = (nnopt.build(SPEC, seed=3) for _ in range(2))
-    nnopt.fit(ours, data, RECIPE, seed=2, penalty=Penalty("elastic_net", strength, mix=0.3), device="cpu")
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.5)
+    by_fit, by_loop = (nnopt.build(SPEC, seed=3) for _ in range(2))
+    nnopt.fit(by_fit, data, RECIPE, seed=2, penalty=Penalty("elastic_net", strength, mix=0.3), device="cpu")
+    optimizer = torch.optim.SGD(by_loop.parameters(), lr=0.1, momentum=0.5)
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     for epoch in range(4):
         order = torch.from_numpy(np.random.default_rng([2, epoch]).permutation(len(x)))
         for batch in order.split(16):
-            loss = nn.functional.cross_entropy(theirs(x[batch]), y[batch])
-            loss = loss + strength * (0.3 * penalties.l1(theirs) + 0.7 * penalties.l2(theirs))
+            loss = nn.functional.cross_entropy(by_loop(x[batch]), y[batch])
+            loss = loss + strength * (0.3 * penalties.l1(by_loop) + 0.7 * penalties.l2(by_loop))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    expected = nnopt.get_weights(theirs)
-    for name, value in nnopt.get_weights(ours).items():
+    expected = nnopt.get_weights(by_loop)
+    for name, value in nnopt.get_weights(by_fit).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-6)
 
 
@@ -190,9 +190,9 @@ def test_gates_get_the_gradient_of_the_drawn_loss():
     model = nn.Linear(3, 2, bias=False).double()
     x = torch.randn(5, 3, dtype=torch.float64)
 
-    def loss_at(shift, place):
+    def loss_at(shift, index):
         held = penalties.gates(model, 0.3, seed=9)
-        held.log_alphas[0].view(-1)[place] += shift
+        held.log_alphas[0].view(-1)[index] += shift
         held.draw()
         open_gates = torch.sigmoid(held.log_alphas[0] - BETA * math.log(-GAMMA / ZETA)).sum()
         loss = (model(x) ** 2).sum()
@@ -200,17 +200,17 @@ def test_gates_get_the_gradient_of_the_drawn_loss():
 
     start = model.weight.detach().clone()
     checked = 0
-    for place in range(6):
+    for index in range(6):
         values = []
         for shift in (1e-5, -1e-5):
-            values.append(loss_at(shift, place)[2])
+            values.append(loss_at(shift, index)[2])
             model.weight.data.copy_(start)
-        held, loss, _ = loss_at(0.0, place)
+        held, loss, _ = loss_at(0.0, index)
         loss.backward()
         held.pass_gradients()
         assert torch.equal(model.weight, start), "theta is back, bit by bit"
         slope = (values[0] - values[1]) / 2e-5
-        assert held.log_alphas[0].grad.view(-1)[place].item() == pytest.approx(slope, abs=1e-4)
+        assert held.log_alphas[0].grad.view(-1)[index].item() == pytest.approx(slope, abs=1e-4)
         checked += abs(slope) > 1e-3
         model.weight.grad = None
     assert checked >= 3
@@ -233,12 +233,12 @@ def test_gates_remove_more_the_stronger_they_are_and_leave_an_ordinary_model():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stack_equals_the_networks_one_by_one(kind):
     data, seeds, strengths = arrays(), [3, 3, 5], [0.0, 0.02, 0.01]
-    own = [Penalty(kind, strength) for strength in strengths]
+    penalties_of_seeds = [Penalty(kind, strength) for strength in strengths]
     spec = SPEC
     if kind == "slimming":
         spec = nnopt.mlp((7, 5), inputs=12, outputs=4, activation="tanh", batch_norm=True)
-    stack = nnopt.fit_many(spec, data, RECIPE, seeds=seeds, penalties=own, device="cpu")
-    for index, (seed, penalty) in enumerate(zip(seeds, own, strict=True)):
+    stack = nnopt.fit_many(spec, data, RECIPE, seeds=seeds, penalties=penalties_of_seeds, device="cpu")
+    for index, (seed, penalty) in enumerate(zip(seeds, penalties_of_seeds, strict=True)):
         model = nnopt.build(spec, seed=seed)
         nnopt.fit(model, data, RECIPE, seed=seed, penalty=penalty, device="cpu")
         for name, value in nnopt.get_weights(model).items():

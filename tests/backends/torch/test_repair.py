@@ -26,10 +26,10 @@ from tests.pruned import examples, normalized, randomized, some_graphs  # noqa: 
 def test_recalibration_is_pytorchs_own():
     spec, model = normalized("torch")
     x, _ = examples(spec, 12)
-    theirs = copy.deepcopy(model)
-    torch.optim.swa_utils.update_bn(list(torch.tensor(x).split(4)), theirs)
+    by_pytorch = copy.deepcopy(model)
+    torch.optim.swa_utils.update_bn(list(torch.tensor(x).split(4)), by_pytorch)
     nnopt.recalibrate_batchnorm(model, x, batch_size=4, device="cpu")
-    for name, value in nnopt.get_weights(theirs).items():
+    for name, value in nnopt.get_weights(by_pytorch).items():
         np.testing.assert_allclose(nnopt.get_weights(model)[name], value, rtol=1e-5, atol=1e-6)
     assert not model.training or model.batch_norm_1.momentum == spec.nodes[1].options["momentum"]
 
