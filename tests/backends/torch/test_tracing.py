@@ -16,6 +16,7 @@ OTHER = torch.ones(2, 5)
 
 def test_what_happens_beside_the_graph_is_noticed():
     torch.manual_seed(0)  # one time in sixteen all four units are positive, and ReLU changes nothing
+
     def through_a_view(m, x):
         y = m.fc(x)
         y.view(y.size(0), -1).relu_()
