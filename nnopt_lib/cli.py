@@ -14,12 +14,12 @@ from typer.core import TyperCommand
 from nnopt_lib.checks import NnoptError, check_choice, check_int, check_number, refuse
 from nnopt_lib.course.chapters.commands import Names, results
 from nnopt_lib.course.labs.commands import labs
+from nnopt_lib.course.processes import ended_whole
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.add_typer(results, name="results")
 app.add_typer(labs, name="labs")
 
-INTERRUPTED = 130  # what typer makes of Ctrl-C
 Profile = Annotated[str, typer.Option(help="quick (seconds, few seeds) or published (what the book shows)")]
 Jobs = Annotated[int, typer.Option(help="chapters at once; they share the cores")]
 
@@ -92,7 +92,7 @@ def run(
     nnopt run 01 --save
     nnopt run 01 --save -p recompute true        also compute published rows anew, and replace them
     """
-    from nnopt_lib.course.chapters.run import run_chapters
+    from nnopt_lib.course.chapters.batch import run_chapters
     from nnopt_lib.course.chapters.source import find_chapters
 
     given = dict(parameter or [])
@@ -116,7 +116,7 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
     nnopt check
     nnopt check 01
     """
-    import joblib
+    from concurrent.futures import ThreadPoolExecutor
 
     from nnopt_lib.course.chapters.check import check_chapter
     from nnopt_lib.course.chapters.source import find_chapters
@@ -124,9 +124,8 @@ def check(chapters: Names = None, jobs: Jobs = 1) -> None:
 
     check_int("--jobs", jobs, at_least=1)
     sources = find_chapters(chapters or [])
-    problems = joblib.Parallel(n_jobs=min(jobs, len(sources)))(
-        joblib.delayed(check_chapter)(chapter) for chapter in sources
-    )
+    with ThreadPoolExecutor(jobs) as pool:  # each waits for a process of its own
+        problems = list(pool.map(check_chapter, sources))
     # Looked for first, since find_labs refuses a course without a single lab.
     if not chapters and any(sources[0].source.parent.glob("labs/*.md")):
         student_labs = find_labs()
@@ -154,7 +153,7 @@ def book(
     nnopt book --profile quick --jobs 2
     """
     from nnopt_lib.course.book.build import build_book
-    from nnopt_lib.course.chapters.run import run_chapters
+    from nnopt_lib.course.chapters.batch import run_chapters
     from nnopt_lib.course.chapters.source import find_chapters
 
     check_int("--jobs", jobs, at_least=1)
@@ -268,10 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        status = int(app(words or ["--help"], prog_name="nnopt", standalone_mode=False) or 0)
-        if status == INTERRUPTED:
-            typer.echo("nnopt: interrupted; finished rows are kept", err=True)
-        return status
+        with ended_whole() as ending:
+            status = int(app(words or ["--help"], prog_name="nnopt", standalone_mode=False) or 0)
+        return ending.status or status
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -39,11 +39,20 @@ def store_folder() -> Path:
     return Path(os.environ.get("NNOPT_STORE") or build_folder() / "store")
 
 
-def published_file(experiment: str) -> Path:
-    """The committed rows of an experiment, one record per line."""
-    return project_root() / "chapters" / "results" / f"{experiment}.jsonl"
+def chapters_folder() -> Path:
+    """Where sources and committed notebooks stand, and what is published."""
+    return project_root() / "chapters"
 
 
 def results_folder() -> Path:
     """Where published rows, figures, claims and status.json stand."""
-    return project_root() / "chapters" / "results"
+    return chapters_folder() / "results"
+
+
+def published_file(experiment: str) -> Path:
+    """The committed rows of an experiment, one record per line.
+
+    Below NNOPT_RESULTS where that is set, as it is for a chapter whose rows are computed anew and not yet
+    published.
+    """
+    return Path(os.environ.get("NNOPT_RESULTS") or results_folder()) / f"{experiment}.jsonl"

@@ -11,6 +11,7 @@ import pytest
 
 from nnopt_lib.cli import main
 from nnopt_lib.course.book import build as book_module
+from nnopt_lib.course.chapters import batch
 from nnopt_lib.course.chapters import check as validation
 from nnopt_lib.course.chapters import run as running
 from nnopt_lib.data.catalog import CATALOG
@@ -144,18 +145,10 @@ def test_an_unexpected_error_is_one_line_too(capsys, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("something\nlong")
 
-    monkeypatch.setattr(running, "run_chapters", broken)
+    monkeypatch.setattr(batch, "run_chapters", broken)
     assert run(capsys, "run") == (
         1, "", "nnopt: unexpected KeyError: 'something\\nlong'. Run it again with --debug for the trace.\n"
     )  # fmt: skip
-
-
-def test_interrupting_keeps_what_is_done_and_says_so(capsys, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(running, "run_chapters", interrupted)
-    assert run(capsys, "run") == (130, "", "nnopt: interrupted; finished rows are kept\n")
 
 
 @pytest.mark.parametrize(

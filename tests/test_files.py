@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.files import write_atomically
+from nnopt_lib.files import load_tensors, save_tensors, write_atomically
 from tests.conftest import small_files
 
 
@@ -55,3 +57,52 @@ def test_a_read_only_folder_is_one_sentence():
     with pytest.raises(NnoptError) as refusal:
         write_atomically(Path("/proc/nnopt"), "x")
     assert str(refusal.value).startswith("/proc/nnopt could not be written: ")
+
+
+def test_only_ordinary_files_are_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    kinds = {"pipe": "a device, a pipe or a socket", "folder": "a folder"}
+    for name, kind in kinds.items():
+        with pytest.raises(NnoptError) as refusal:
+            write_atomically(tmp_path / name, "x")
+        assert str(refusal.value) == (
+            f"only an ordinary file can be written or replaced; received {tmp_path / name}, which is {kind}."
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "folder").is_dir()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_device_stays_a_device(tmp_path):
+    (tmp_path / "link").symlink_to("/dev/full")
+    for path in (Path("/dev/full"), tmp_path / "link"):
+        with pytest.raises(NnoptError, match="which is a device, a pipe or a socket"):
+            write_atomically(path, "x")
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_is_followed_and_stays_a_link(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "F64", "shape": [1, 2]}, {"dtype": "I32"}, {"shape": [2, 2]}])
+def test_a_header_that_lies_about_type_or_shape_is_refused(tmp_path, changes):
+    file = tmp_path / "weights"
+    save_tensors(file, {"a": np.arange(4, dtype=np.float32).reshape(1, 4)}, "kind", "text")
+    arrays, text = load_tensors(file, "kind", "rule", "remedy")
+    assert arrays["a"].tolist() == [[0, 1, 2, 3]] and text == "text"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["a"] |= changes
+    lie = json.dumps(header).encode()
+    file.write_bytes(len(lie).to_bytes(8, "little") + lie + content[8 + length :])
+    with pytest.raises(NnoptError) as refusal:
+        load_tensors(file, "kind", "rule", "remedy")
+    assert str(refusal.value) == (
+        "rule; received contents that do not have the sha256 they were saved with. remedy"
+    )

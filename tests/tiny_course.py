@@ -114,5 +114,5 @@ def plant_row(value, seed=1, experiment="01-rows"):
 
 def committed_bytes(project):
     """Bytes of all that `--save` commits."""
-    files = [path for path in (project / "chapters").rglob("*") if path.is_file()]
+    files = [path for path in (project / "chapters").rglob("*") if path.is_file() and path.suffix != ".lock"]
     return {str(path.relative_to(project)): path.read_bytes() for path in files}

@@ -25,7 +25,8 @@ from nnopt_lib.measure.statistics import interval
 from nnopt_lib.paths import build_folder, project_root, results_folder
 from nnopt_lib.results.claims import published_band
 from nnopt_lib.results.figures import redraw
-from nnopt_lib.results.staleness import check_fresh, read_claims, read_json, read_status, row_hashes
+from nnopt_lib.results.seals import RESTORE, read_published_json, read_status, seal_problems
+from nnopt_lib.results.staleness import check_fresh, read_claims, row_hashes
 
 SOURCE = "book/writeup/paper.typ"
 VERDICTS = ("inside", "differs", "holds", "does not hold")
@@ -47,10 +48,11 @@ def build_writeup(out: Path | None = None) -> Path:
     if not source.is_file():
         refuse(f"the write-up needs its source {SOURCE}", f"no such file in {project_root()}")
     records, figures = _used_in(source.read_text(encoding="utf-8"))
-    stored = {name: read_json(results_folder() / "figures" / f"{name}.json") for name in figures}
+    stored = {name: read_published_json(results_folder() / "figures" / f"{name}.json") for name in figures}
     check_fresh(
         records | {f"figure {name}": {**figure, "chapter": name[:2]} for name, figure in stored.items()}
     )
+    _check_seals()
     chapters = [chapter_facts(name) for name in read_status()]
     facts = {
         "records": {name: shown(record) for name, record in records.items()},
@@ -68,6 +70,17 @@ def build_writeup(out: Path | None = None) -> Path:
         content = _compile(Path(folder), chapters)
     write_atomically(out, content)
     return out
+
+
+def _check_seals() -> None:
+    """Refuse a published file that is not what its chapter was saved with, named in the paper or not."""
+    lines = [
+        f"{problem}. {RESTORE.format(chapter[:2])}"
+        for chapter in read_status()
+        for problem in seal_problems(chapter)
+    ]
+    if lines:
+        raise NnoptError("\n".join(lines))
 
 
 def _compile(folder: Path, chapters: Iterable[Mapping[str, Any]]) -> bytes:

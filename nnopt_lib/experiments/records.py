@@ -13,11 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnopt_lib.checks import refuse
-from nnopt_lib.files import write_atomically, writing
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.files import lock, write_atomically, writing
 from nnopt_lib.paths import published_file, store_folder
 
 FORMAT = 1  # of records; one of another format counts as damaged rather than being misread
+FIELDS: dict[str, type] = {  # what every reader of a record may take for granted
+    **{"experiment": str, "run_id": str, "settings": dict, "data": str, "results_version": int},
+    **{"rows": list, "provenance": dict},
+}
 # Added to the environment of what must be the same on every machine: checks and the published book.
 PUBLISHED_ROWS_ONLY = {"NNOPT_ROWS": "published"}
 
@@ -103,9 +107,20 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in record.items() if key != "sha256"}
-    seal = hashlib.sha256(_canonical(content).encode()).hexdigest()
-    return json.dumps({**content, "sha256": seal}, ensure_ascii=False) + "\n"
+    return json.dumps(sealed(record), ensure_ascii=False) + "\n"
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `content` with the sha256 of all its fields as its last field."""
+    fields = {key: value for key, value in content.items() if key != "sha256"}
+    # Half of a surrogate pair, which JSON can spell and UTF-8 cannot, may stand in a damaged file.
+    text = _canonical(fields).encode(errors="surrogatepass")
+    return {**fields, "sha256": hashlib.sha256(text).hexdigest()}
+
+
+def is_sealed(content: Any) -> bool:
+    """Whether `content`, as read from a file, is a dictionary whose fields are those that were sealed."""
+    return isinstance(content, dict) and sealed(content)["sha256"] == content.get("sha256")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -145,9 +160,14 @@ def damaged_lines(experiment: str) -> list[str]:
 def _published_lines(experiment: str) -> Iterator[tuple[str, dict[str, Any] | None, str]]:
     """File and number of each published line, its record and what is wrong with it (one of the two)."""
     path = published_file(experiment)
-    lines = path.read_bytes().decode(errors="replace").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
-        yield (f"{path} line {number}", *_parse(line, experiment))
+    # Not splitlines, to which U+2028 and seven other characters, which JSON may hold in a text, end a line.
+    lines = path.read_bytes().decode(errors="replace").split("\n") if path.is_file() else []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines[:-1] if lines[-1:] == [""] else lines, start=1):
+        record, damage = _parse(line, experiment)
+        if record is not None and (first := seen.setdefault(record["run_id"], number)) != number:
+            record, damage = None, f"holds the same run as line {first}"
+        yield f"{path} line {number}", record, damage
 
 
 def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[str, Any] | None, str]:
@@ -156,20 +176,28 @@ def _parse(text: str, experiment: str, name: str | None = None) -> tuple[dict[st
         record = json.loads(text)
         if not isinstance(record, dict):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, "is not a whole JSON record"
     if record.get("format") != FORMAT:
         return None, f"has format {record.get('format')!r} where {FORMAT} is read"
-    if json.loads(_line(record))["sha256"] != record.get("sha256"):
+    if not is_sealed(record):
         return None, "does not match its own sha256"
-    identity = run_id(experiment, record["settings"], record["data"], record["results_version"])
+    # Sealed, but perhaps by another version of this program, which asked for other fields.
+    if missing := [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]:
+        return None, f"has no {missing[0]} as this version writes it"
+    if not all(isinstance(row, dict) for row in record["rows"]):
+        return None, "has rows that are no dictionaries"
+    try:
+        identity = run_id(experiment, record["settings"], record["data"], record["results_version"])
+    except NnoptError:
+        return None, "has settings that are not finite numbers"
     if record["experiment"] != experiment or identity != record["run_id"] or name not in (None, identity):
         return None, "does not hold the result that its name promises"
     return record, ""
 
 
-def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None = None) -> Path:
-    """Make ``chapters/results/<experiment>.jsonl`` hold exactly the records `run_ids`; returns its path.
+def rows_to_publish(experiment: str, run_ids: Iterable[str], recomputed: Path | None = None) -> str:
+    """What ``chapters/results/<experiment>.jsonl`` must hold to be exactly the records `run_ids`.
 
     A record that is published already stays as it is, whatever the local store holds; others come from the
     local store. `recomputed` names another store, whose records replace published ones: the author's wish.
@@ -184,31 +212,52 @@ def publish(experiment: str, run_ids: Iterable[str], *, recomputed: Path | None 
         if record is None:
             refuse(f"run {identity} of {experiment} must be in the store", None, "Run its chapter again.")
         records.append(record)
-    write_atomically(published_file(experiment), "".join(map(_line, records)))
-    return published_file(experiment)
+    return "".join(map(_line, records))
 
 
 def clean(older_than_days: float | None = None, dry_run: bool = False) -> list[Path]:
     """Remove from the store what is not needed; returns the files that were (or would be) removed.
 
-    Not needed are records that are published too, records set aside as damaged, and what killed runs left
-    behind more than a day ago; with `older_than_days`, also every record older than that.
+    Not needed are records that are published too, records set aside as damaged, what killed runs left
+    behind more than a day ago, and locks that nobody holds; with `older_than_days`, also every record older
+    than that. What another process is computing or writing at this moment stays.
     """
     removed = []
     for folder in sorted(path for path in store_folder().glob("*") if path.is_dir()):
         published = read_published(folder.name)
-        for path in sorted(folder.iterdir()):
-            age_days = (time.time() - path.stat().st_mtime) / 86_400
-            redundant = path.suffix == ".json" and path.stem in published
-            # A younger .tmp may belong to a run that is writing it at this moment.
-            leftover = ".damaged-" in path.name or (path.suffix == ".tmp" and age_days > 1)
-            old = older_than_days is not None and path.suffix == ".json" and age_days > older_than_days
-            if redundant or leftover or old:
+        # Records last: with one its lock goes, which would otherwise be counted or not by what comes first.
+        for path in sorted(folder.iterdir(), key=lambda path: (path.suffix == ".json", path)):
+            if _is_needless(path, published, older_than_days) and (dry_run or _remove(path)):
                 removed.append(path)
-    for path in removed if not dry_run else []:
+    return sorted(removed)
+
+
+def _is_needless(path: Path, published: Mapping[str, Any], older_than_days: float | None) -> bool:
+    try:
+        age_days = (time.time() - path.stat().st_mtime) / 86_400
+    except FileNotFoundError:  # removed meanwhile, by its writer or by another who cleans
+        return False
+    redundant = path.suffix == ".json" and path.stem in published
+    # A younger .tmp may belong to a run that is writing it at this moment.
+    leftover = ".damaged-" in path.name or path.suffix == ".lock" or (path.suffix == ".tmp" and age_days > 1)
+    old = older_than_days is not None and path.suffix == ".json" and age_days > older_than_days
+    return redundant or leftover or old
+
+
+def _remove(path: Path) -> bool:
+    """Remove a record or a lock unless a run holds it; whether it is gone."""
+    with contextlib.ExitStack() as stack:
+        if path.suffix in (".json", ".lock"):
+            held = lock(path, timeout=0)
+            if held is None:
+                return False
+            stack.enter_context(held)
         with writing(path):
             path.unlink(missing_ok=True)
-    return removed
+            # Under the lock: whoever waits for it sees that its file is gone, and makes another.
+            if path.suffix == ".json":
+                path.with_suffix(".lock").unlink(missing_ok=True)
+    return True
 
 
 def count_records() -> dict[str, tuple[int, int]]:

@@ -18,13 +18,14 @@ from typing import Any
 
 from nnopt_lib.checks import check_choice, check_number, nearest, refuse
 from nnopt_lib.experiments.provenance import provenance
-from nnopt_lib.experiments.records import plain
+from nnopt_lib.experiments.records import is_sealed, plain, sealed
 from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.files import write_atomically
-from nnopt_lib.paths import build_folder, project_root
+from nnopt_lib.paths import build_folder, results_folder
 from nnopt_lib.results.exports import as_csv, as_latex, references_of
 from nnopt_lib.results.plots import KINDS, Rows, render
-from nnopt_lib.results.staleness import read_status, stale_rows
+from nnopt_lib.results.seals import read_json, read_published_json, read_status
+from nnopt_lib.results.staleness import stale_rows
 from nnopt_lib.results.style import FORMATS, STYLES
 
 NARROWEST_INCHES, WIDEST_INCHES = 1.0, 100.0  # beyond either is a slip of units
@@ -83,7 +84,7 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, rests_on: Any = N
     # A kind reads its fields where it draws them: only drawing shows which one the rows lack.
     except KeyError as error:
         refuse(f"the rows of figure {name} must have the field {error}", f"{sorted(rows[0])}")
-    write_atomically(folder / "figure.json", json.dumps(figure, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "figure.json", json.dumps(sealed(figure), indent=1, ensure_ascii=False) + "\n")
     return Shown((folder / f"{name}.png").read_bytes(), alt)
 
 
@@ -155,7 +156,7 @@ def _manifest(figure: Mapping[str, Any]) -> dict[str, Any]:
 def _stored(name: str, build_first: bool) -> Path | None:
     """Where a figure can be drawn again from: what is published, else (or first) what this machine made."""
     files = [
-        project_root() / "chapters" / "results" / "figures" / f"{name}.json",
+        results_folder() / "figures" / f"{name}.json",
         build_folder() / "figures" / name / "figure.json",
     ]
     return next((file for file in (files[::-1] if build_first else files) if file.is_file()), None)
@@ -164,7 +165,7 @@ def _stored(name: str, build_first: bool) -> Path | None:
 def list_figures() -> list[str]:
     """The names of all figures that can be drawn again, in order."""
     made = (path.parent.name for path in build_folder().glob("figures/*/figure.json"))
-    published = (path.stem for path in project_root().glob("chapters/results/figures/*.json"))
+    published = (path.stem for path in results_folder().glob("figures/*.json"))
     return sorted({*made, *published})
 
 
@@ -211,10 +212,14 @@ def _read_stored(name: str, build_first: bool) -> dict[str, Any]:
     file = _stored(name, build_first)
     if file is None:
         refuse(f"there is no figure {name!r}", None, nearest(name, list_figures() or ["none yet: nnopt run"]))
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
-        refuse(f"{file} must be a whole JSON file", str(error), "Run its chapter again.")
+    if file.is_relative_to(results_folder()):
+        return dict(read_published_json(file))
+    figure = read_json(file)
+    if not is_sealed(figure):
+        refuse(
+            f"{file} must be as it was drawn", "contents that do not match their own sha256", "Draw it again."
+        )
+    return dict(figure)
 
 
 def verify(folder: Path) -> dict[str, str]:

@@ -6,14 +6,15 @@ each claim and figure names the experiments it rests on. The two together say wh
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.experiments.records import is_sealed
+from nnopt_lib.files import file_hash
 from nnopt_lib.paths import published_file, results_folder
+from nnopt_lib.results.seals import read_json, read_published_json, read_status
 
 
 def row_hashes(experiments: Iterable[str]) -> dict[str, str | None]:
@@ -21,34 +22,31 @@ def row_hashes(experiments: Iterable[str]) -> dict[str, str | None]:
     hashes = {}
     for experiment in sorted(experiments):
         file = published_file(experiment)
-        hashes[experiment] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        hashes[experiment] = file_hash(file) if file.is_file() else None
     return hashes
-
-
-def read_json(file: Path) -> Any:
-    """The content of a published file; one that is not whole is refused by name."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        refuse(f"{file} must be a whole JSON file", repr(error), "Run nnopt run NN --save for its chapter.")
-
-
-def read_status() -> dict[str, dict[str, Any]]:
-    """For each chapter's name what its last saved run noted: date, versions, commit, hashes of rows."""
-    file = results_folder() / "status.json"
-    return dict(read_json(file)) if file.is_file() else {}
 
 
 def read_claims() -> dict[str, dict[str, Any]]:
     """Published claims and replays by ``<chapter>/<id>``, in the order of chapters."""
     files = sorted((results_folder() / "claims").glob("*.json"))
-    return {f"{record['chapter']}/{record['id']}": record for file in files for record in read_json(file)}
+    records = [record for file in files for record in read_published_json(file)]
+    return {f"{record['chapter']}/{record['id']}": record for record in records}
 
 
 def read_machines() -> list[dict[str, Any]]:
     """What `nnopt results verify --save` saw on other machines, one dictionary each, by name of processor."""
     files = sorted((results_folder() / "machines").glob("*.json"))
-    return sorted((read_json(file) for file in files), key=lambda machine: machine["cpu"])
+    return sorted((read_machine(file) for file in files), key=lambda machine: str(machine["cpu"]))
+
+
+def read_machine(file: Path) -> dict[str, Any]:
+    """What one of these files holds; one that is not as it was written is refused by name."""
+    machine = read_json(file)
+    if not is_sealed(machine):
+        rule = f"{file} must be as nnopt results verify --save left it"
+        remedy = "Take it from version control, or remove it and verify again on that machine."
+        refuse(rule, "contents that do not match their own sha256", remedy)
+    return dict(machine)
 
 
 def stale_rows(chapter: str, rests_on: Iterable[str], status: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course import writeup
+from tests.published import seal
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / writeup.SOURCE
@@ -164,8 +165,6 @@ def test_verdicts_are_those_of_the_records():
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A course of one chapter, saved, and a paper of one line."""
-    from nnopt_lib.results.staleness import row_hashes
-
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
     for name in ("chapters/results/claims", "chapters/results/figures", "book/writeup"):
         (tmp_path / name).mkdir(parents=True)
@@ -173,8 +172,7 @@ def project(tmp_path, monkeypatch):
     shutil.copy(ROOT / "chapters" / "results" / "15-staircase.jsonl", results)
     claim = {**RECORD, "chapter": "15-surgery", "id": "more", "numbers": {}, "rests_on": ["15-staircase"]}
     (results / "claims" / "15-surgery.json").write_text(json.dumps([claim]))
-    status = {"15-surgery": {"rows": row_hashes(["15-staircase"]), "commit": "1" * 40 + "+changes"}}
-    (results / "status.json").write_text(json.dumps(status))
+    seal("15-surgery", ["15-staircase"], commit="1" * 40 + "+changes")
     (tmp_path / "book" / "references.bib").write_text("")
     (tmp_path / writeup.SOURCE).write_text('#json("facts.json").records.at("15-surgery/more").verdict')
     return tmp_path

@@ -21,12 +21,12 @@ import pytest
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.data import classification, load_data
 from nnopt_lib.data.catalog import MNIST_FILES
-from nnopt_lib.experiments import records
 from nnopt_lib.experiments.records import run_id
 from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.experiments.run import run_experiment
 from tests.conftest import small_files
 from tests.experiments.conftest import SETTINGS, Counting, Fingerprinted, Settings, other_rows, record_files
+from tests.published import publish
 
 # Rows and their settings
 
@@ -42,7 +42,7 @@ def test_rows_hold_settings_computed_fields_and_run_id_in_the_order_of_settings(
 
 def test_rows_know_their_experiment_whether_computed_stored_or_published():
     rows = run_experiment("01-try", SETTINGS, Counting())
-    records.publish("01-try", [row["run_id"] for row in rows[:2]])
+    publish("01-try", [row["run_id"] for row in rows[:2]])
     stored = run_experiment("01-try", SETTINGS, Counting())
     assert [row.experiment for row in (*rows, *stored)] == ["01-try"] * 8
     other = run_experiment("01-other", SETTINGS[:1], Counting())
@@ -193,7 +193,7 @@ def test_an_error_of_compute_keeps_its_kind_and_says_which_setting():
 
 def test_published_rows_come_before_those_of_the_local_store(home):
     rows = run_experiment("01-try", SETTINGS, Counting())
-    records.publish("01-try", [row["run_id"] for row in rows[:3]])
+    publish("01-try", [row["run_id"] for row in rows[:3]])
     other_rows(home)
     compute = Counting()
     new_rows = run_experiment("01-try", [*SETTINGS, Settings(4)], compute)
@@ -203,7 +203,7 @@ def test_published_rows_come_before_those_of_the_local_store(home):
 
 def test_recomputing_gives_the_new_rows_and_leaves_the_published_ones_to_the_next_call(home):
     rows = run_experiment("01-try", SETTINGS, Counting())
-    records.publish("01-try", [row["run_id"] for row in rows])
+    publish("01-try", [row["run_id"] for row in rows])
     new = run_experiment("01-try", SETTINGS, lambda settings: {"square": -2}, recompute=True)
     assert [row["square"] for row in new] == [-2] * 4
     assert {json.loads(path.read_text())["rows"][0]["square"] for path in record_files(home)} == {-2}
@@ -212,7 +212,7 @@ def test_recomputing_gives_the_new_rows_and_leaves_the_published_ones_to_the_nex
 
 def test_published_rows_alone_are_read_where_the_machinery_says_so(home, monkeypatch):
     rows = run_experiment("01-try", SETTINGS, Counting())
-    records.publish("01-try", [row["run_id"] for row in rows[:2]])
+    publish("01-try", [row["run_id"] for row in rows[:2]])
     other_rows(home)
     monkeypatch.setenv("NNOPT_ROWS", "published")
     compute = Counting()
@@ -249,7 +249,7 @@ def test_published_rows_on_data_that_is_not_here_are_found_and_only_computing_ne
     monkeypatch.setitem(classification.SOURCES, "mnist", source)
     known = Fingerprinted(load_data("mnist").fingerprint)
     rows = run_experiment("01-try", SETTINGS[:2], lambda s: {"y": s.seed}, data=known)
-    records.publish("01-try", [row["run_id"] for row in rows])
+    publish("01-try", [row["run_id"] for row in rows])
     (home / "build").rename(home / "elsewhere")
 
     mnist = load_data("mnist")

@@ -11,8 +11,9 @@ import pytest
 
 from nnopt_lib import figures
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.experiments.records import sealed
 from nnopt_lib.experiments.rows import Row
-from nnopt_lib.results.staleness import row_hashes
+from tests.published import seal
 from tests.results.kinds import CURVES, INTERVALS, KINDS, ROOFLINE
 
 RUNS = [Row({"seed": seed}, experiment=name) for name in ("01-runs", "01-other-runs") for seed in range(2)]
@@ -78,6 +79,7 @@ def test_a_published_figure_is_redrawn_without_a_run(home, tmp_path, monkeypatch
     made = home / "build" / "figures" / "01-intervals"
     (published / "01-intervals.json").write_bytes((made / "figure.json").read_bytes())
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
+    seal("01-first")
     assert figures.list_figures() == ["01-intervals"]
     monkeypatch.setattr(figures, "provenance", lambda: {"commit": "of another machine"})
     written = figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "out")
@@ -118,6 +120,7 @@ def paper(home, tmp_path, monkeypatch):
     bib = "".join(entry % key for key in ("ada1843notes", "bob2000other", "nobody"))
     (root / "book/references.bib").write_text(bib)
     monkeypatch.setenv("NNOPT_HOME", str(root))
+    seal("01-first")
     figures.redraw("01-intervals", style="paper", width_inches=3.25, formats=["pdf", "svg"], out=folder)
     return root, folder
 
@@ -128,7 +131,7 @@ def test_what_is_published_is_drawn_unless_ones_own_is_asked_for(paper, tmp_path
     figure["rows"][0]["mean"] = 0.945
     made = root / "build/figures/01-intervals"
     made.mkdir(parents=True)
-    (made / "figure.json").write_text(json.dumps(figure))
+    (made / "figure.json").write_text(json.dumps(sealed(figure)))
     for own, mean in ((False, "0.94"), (True, "0.945")):
         figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "out", own=own)
         assert (tmp_path / "out/01-intervals.csv").read_text().splitlines()[1].split(",")[1] == mean
@@ -177,6 +180,7 @@ def test_verify_tells_hands_rows_and_loss_apart(paper):
     figure = json.loads(published.read_text())
     figure["rows"][0]["mean"] = 0.945
     published.write_text(json.dumps(figure))
+    seal("01-first")
     verdicts = figures.verify(folder)
     assert verdicts["01-intervals.pdf"] == verdicts["01-intervals.csv"] == "stale, since its rows changed"
     assert verdicts["01-intervals.tex"] == "changed by hand" and verdicts["01-intervals.bib"] == "same"
@@ -195,8 +199,7 @@ def test_verify_names_the_row_file_that_changed_under_a_figure(paper):
     figure = {**json.loads(published.read_text()), "rests_on": ["01-runs"]}
     published.write_text(json.dumps(figure))
     rows.write_text("{}")
-    status = {"01-first": {"rows": row_hashes(["01-runs"])}}
-    (root / "chapters/results/status.json").write_text(json.dumps(status))
+    seal("01-first", ["01-runs"])
     assert set(figures.verify(folder).values()) == {"same"}
     rows.write_text("{ }")
     verdicts = figures.verify(folder)

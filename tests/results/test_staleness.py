@@ -8,18 +8,18 @@ import json
 import pytest
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.experiments.records import publish, read_published, write_record
+from nnopt_lib.experiments.records import read_published, write_record
 from nnopt_lib.experiments.run import run_experiment
 from nnopt_lib.paths import published_file
 from nnopt_lib.results import figures
 from nnopt_lib.results.claims import claim, replay
+from nnopt_lib.results.seals import read_status
 from nnopt_lib.results.staleness import (
     check_fresh,
     read_claims,
-    read_status,
-    row_hashes,
     stale_rows,
 )
+from tests.published import publish, seal
 
 
 @pytest.fixture
@@ -30,10 +30,9 @@ def results(tmp_path, monkeypatch):
     (folder / "claims").mkdir(parents=True)
     for name in ("01-one", "01-two"):
         (folder / f"{name}.jsonl").write_text('{"y": 1}\n')
-    status = {"01-first": {"rows": row_hashes(["01-two", "01-one"])}}
-    (folder / "status.json").write_text(json.dumps(status))
     claim = {"chapter": "01-first", "id": "more", "kind": "claim", "rests_on": ["01-one"]}
     (folder / "claims" / "01-first.json").write_text(json.dumps([claim]))
+    seal("01-first", ["01-two", "01-one"])
     return folder
 
 
@@ -66,12 +65,6 @@ def test_what_cannot_be_known_is_not_taken_for_fresh(results):
     assert str(error.value) == (
         "stale, since they do not say which rows they rest on: old. Run nnopt run 01 --save."
     )
-
-
-def test_a_damaged_file_is_named(results):
-    (results / "status.json").write_text("{")
-    with pytest.raises(NnoptError, match=r"status\.json must be a whole JSON file; received JSONDecodeError"):
-        read_status()
 
 
 # From rows to what rests on them, and back when a row changes
@@ -119,9 +112,9 @@ def _save(project, rows):
     (project / "build" / "claims" / "01-first.json").rename(folder / "claims" / "01-first.json")
     for path in (project / "build" / "figures").iterdir():
         (path / "figure.json").rename(folder / "figures" / f"{path.name}.json")
+    seal("01-first", rows)
+    for path in (project / "build" / "figures").iterdir():
         figures.redraw(path.name, formats=["svg"], out=project / "paper")
-    status = {"01-first": {"rows": row_hashes(rows)}}
-    (folder / "status.json").write_text(json.dumps(status))
 
 
 def change_a_row(experiment):

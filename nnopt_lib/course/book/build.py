@@ -18,9 +18,11 @@ from typing import Any
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.course.book.links import add_launch_links, add_links, repository
 from nnopt_lib.course.book.pages import fill
+from nnopt_lib.course.chapters.source import Chapter
+from nnopt_lib.course.chapters.state import read_note
 from nnopt_lib.files import write_atomically, writing
-from nnopt_lib.paths import build_folder, project_root
-from nnopt_lib.results.staleness import read_status
+from nnopt_lib.paths import build_folder, chapters_folder, project_root, results_folder
+from nnopt_lib.results.seals import read_published_json, read_status
 
 RENDERERS = ("jupyter-book", "myst-nb", "Sphinx", "sphinx-book-theme", "sphinxcontrib-bibtex")
 
@@ -101,9 +103,8 @@ def _assemble(root: Path, notebooks: Mapping[str, Path], profile: str, source: P
     toc = yaml.safe_dump(contents, sort_keys=False, allow_unicode=True)
     (source / "_toc.yml").write_text(toc, encoding="utf-8")
     runs = {stem: _record_of_run(stem, Path(notebook), profile) for stem, notebook in notebooks.items()}
-    stored = root / "chapters" / "results" / "claims"
     claims = {  # of this very run where they are known, else those published with the repository
-        stem: run.get("claims") or _read_json(stored / f"{stem}.json") or [] for stem, run in runs.items()
+        stem: run.get("claims") or _published_claims(stem) for stem, run in runs.items()
     }
     for page in (source / "book").glob("*.md"):
         page.write_text(fill(page, titles, runs, claims), encoding="utf-8")
@@ -119,11 +120,16 @@ def _copy_with_links(notebook: Path, stem: str, address: str | None, folder: Pat
 
 def _record_of_run(stem: str, notebook: Path, profile: str) -> dict[str, Any]:
     """What is known of the run that made `notebook`: the published record where it is the committed one."""
-    if notebook.resolve().parent != (project_root() / "chapters").resolve():
-        return dict(_read_json(build_folder() / "runs" / f"{profile}-{stem}.json") or {})
+    if notebook.resolve().parent != chapters_folder().resolve():
+        return read_note(Chapter(stem, chapters_folder() / f"{stem}.md"), profile)
     saved = read_status().get(stem)
     origin = ("versions", "hardware", "commit")
     return {**saved, "provenance": {name: saved[name] for name in origin}} if saved else {}
+
+
+def _published_claims(stem: str) -> list[dict[str, Any]]:
+    file = results_folder() / "claims" / f"{stem}.json"
+    return list(read_published_json(file)) if file.is_file() else []
 
 
 def _table_of_contents(planned: dict[str, Any], titles: Mapping[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from nnopt_lib.course.chapters.kernel import kernel_environment
 from nnopt_lib.course.chapters.prepare import Prepared, prepare
 from nnopt_lib.course.chapters.source import Chapter
 from nnopt_lib.experiments.records import PUBLISHED_ROWS_ONLY
+from nnopt_lib.results.seals import seal_problems
 
 # Words of the template's headings, in their order; a heading may say more.
 SECTIONS = ("learn", "idea", "hand", "experiment", "fails", "claims", "exercises", "summary", "sources")
@@ -39,9 +40,15 @@ def check_chapter(chapter: Chapter, run: bool = True) -> list[str]:
             ]
         notebook = _read_notebook(chapter.notebook)
         problems += [*_disagreements(source, notebook), *_output_problems(notebook)]
+        broken = seal_problems(chapter.name)
     except NnoptError as error:
         return [str(error)]
-    return problems if problems or not run else list(nbval_problems(chapter.notebook))
+    remedy = f"take it from version control or run nnopt run {chapter.number} --save"
+    seals = {line: f"{line}; {remedy}" for line in broken}
+    problems += [words for line, words in seals.items() if not line.startswith(chapter.notebook.name)]
+    problems = problems if problems or not run else list(nbval_problems(chapter.notebook))
+    # Last, since what else is wrong with a notebook says more than that it was edited.
+    return problems or list(seals.values())
 
 
 def _read_notebook(path: Path) -> Any:

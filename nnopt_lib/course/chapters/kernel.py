@@ -11,12 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.files import writing
-from nnopt_lib.paths import build_folder, project_root
+from nnopt_lib.paths import build_folder, chapters_folder, project_root
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -55,7 +56,8 @@ def execute(
     """Execute `notebook` in ``chapters/`` with papermill; returns the executed notebook as text, tidied.
 
     While it runs, and after a failure, what there is stands beside `output` as ``<name>.unfinished.ipynb``;
-    `output` itself is not touched. A failing cell and a dead kernel are refused in one sentence.
+    `output` itself is not touched. A failing cell, a dead kernel, and a notebook that ends before its last
+    cell are refused in one sentence.
     """
     import nbformat
     import papermill
@@ -70,16 +72,20 @@ def execute(
     try:
         with writing(unfinished):
             unfinished.parent.mkdir(parents=True, exist_ok=True)
-            executed = papermill.execute_notebook(
-                notebook,
-                unfinished,
-                parameters=dict(parameters),
-                kernel_name="python3",
-                cwd=project_root() / "chapters",
-                progress_bar={"desc": name} if bar else False,
-                kernel_manager_class=_this_interpreter({**kernel_environment(), **environment}),
-                iopub_timeout=60,
-            )
+            # In a thread: in the main one nbclient takes Ctrl-C and SIGTERM for itself, and nnopt would not
+            # get them.
+            with ThreadPoolExecutor(1) as thread:
+                executing = thread.submit(
+                    papermill.execute_notebook,
+                    notebook,
+                    unfinished,
+                    parameters=dict(parameters),
+                    kernel_name="python3",
+                    progress_bar={"desc": name} if bar else False,
+                    kernel_manager_class=_this_interpreter({**kernel_environment(), **environment}),
+                    iopub_timeout=60,
+                )
+                executed = executing.result()
     except PapermillExecutionError as error:
         what = (f"{error.ename}: {error.evalue}".splitlines() or [error.ename])[0]  # one line is all we print
         _fail(name, f"failed in code cell {error.exec_count}: {what}", unfinished)
@@ -88,8 +94,23 @@ def execute(
         _fail(name, f"failed in code cell {cell}: the kernel died (killed, or out of memory)", unfinished)
     except RuntimeError as error:  # the kernel never answered
         _fail(name, f"could not start its kernel: {' '.join(str(error).split())}", unfinished)
+    if cut_off := _cut_off(executed):
+        _fail(name, cut_off, unfinished)
     unfinished.unlink()
     return str(nbformat.writes(tidy(executed))) + "\n"
+
+
+def _cut_off(executed: Any) -> str:
+    """How a notebook came to an end before its last cell, which papermill takes for success; else nothing."""
+    cells = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+    for number, cell in enumerate(cells, start=1):
+        exits = [one for one in cell.outputs if one.output_type == "error"]
+        if exits or cell.execution_count is None:
+            why = exits[0].ename if exits else "it was not executed"
+            return f"ended early in code cell {number} of {len(cells)}: {why}, and all of them must run"
+        if cell.execution_count != number:
+            return f"did not run in order: code cell {number} was the kernel's cell {cell.execution_count}"
+    return ""
 
 
 def _fail(name: str, what: str, unfinished: Path) -> NoReturn:
@@ -111,8 +132,11 @@ def _this_interpreter(environment: Mapping[str, str]) -> Any:
         def kernel_spec(self) -> KernelSpec:
             return spec
 
-        def start_kernel(self, **options: Any) -> Any:  # what it says outside of cells, as when interrupted
-            return super().start_kernel(**options, stderr=subprocess.DEVNULL)
+        def start_kernel(self, **options: Any) -> Any:
+            # Papermill's own `cwd` would move this whole process, in which other threads execute chapters.
+            folder = str(chapters_folder())
+            # Not heard: what a kernel says outside of cells, as when it is interrupted.
+            return super().start_kernel(**{**options, "cwd": folder}, stderr=subprocess.DEVNULL)
 
         @default("transport_encryption")
         def _encrypt(self) -> str:  # else the kernel warns of plain text on every start

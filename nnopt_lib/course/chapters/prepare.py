@@ -54,12 +54,12 @@ class Prepared:
         """A hash of all that a committed notebook is made from, which no machine or installation changes."""
         return _hash({**self.committed_parts, "parameters": dict(self.defaults)})
 
-    def with_rows_published_now(self) -> Prepared:
-        """The same, on the rows that are published now: saving a chapter replaces some of what it rests on.
+    def with_published_rows(self, hashes: Mapping[str, str]) -> Prepared:
+        """The same, on other published rows, given as the sha256 of each file: what saving is to leave.
 
         Everything else stays as it was read, so that an edit since then still makes the chapter stale.
         """
-        parts = {**self.committed_parts, "published": _published_hashes(self.chapter)}
+        parts = {**self.committed_parts, "published": dict(hashes)}
         return dataclasses.replace(self, committed_parts=parts)
 
 

@@ -9,9 +9,11 @@ from typing import Any
 
 from nnopt_lib.course.chapters.prepare import Prepared, prepare
 from nnopt_lib.course.chapters.source import Chapter
+from nnopt_lib.experiments.records import is_sealed
 from nnopt_lib.files import file_hash
 from nnopt_lib.paths import build_folder
-from nnopt_lib.results.staleness import read_status, row_hashes
+from nnopt_lib.results.seals import read_status
+from nnopt_lib.results.staleness import row_hashes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ def read_note(chapter: Chapter, profile: str) -> dict[str, Any]:
     """What the last successful run wrote down; empty where there is none or it cannot be read."""
     try:
         note = json.loads(note_file(chapter, profile).read_text(encoding="utf-8"))
-        return note if isinstance(note, dict) else {}
-    except (OSError, ValueError):
+        return note if is_sealed(note) else {}
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -64,10 +66,10 @@ def committed_is_fresh(chapter: Chapter) -> bool:
     Then every machine may show it as it is. Row files of other chapters that it read count too.
     """
     saved = read_status().get(chapter.name, {})
-    if "key" not in saved or not chapter.notebook.is_file():
+    if not saved or not chapter.notebook.is_file():
         return False
     return bool(
-        saved.get("notebook_sha256") == file_hash(chapter.notebook)
+        saved["files"][chapter.notebook.name] == file_hash(chapter.notebook)
         and saved["rows"] == row_hashes(saved["rows"])
         # Last, since it reads the source and the whole library; the profile is what the source says.
         and saved["key"] == prepare(chapter, None).committed_key

@@ -16,10 +16,14 @@ from nnopt_lib import figures
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course.book import build as book
 from nnopt_lib.course.book import pages
+from nnopt_lib.course.chapters.batch import run_chapters
 from nnopt_lib.course.chapters.check import check_chapter
-from nnopt_lib.course.chapters.run import run_chapter, run_chapters, save_chapter
+from nnopt_lib.course.chapters.run import run_chapter
+from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import find_chapters
 from nnopt_lib.experiments import records as store
+from nnopt_lib.experiments.records import sealed
+from tests.published import seal
 from tests.tiny_course import edit, write_course
 
 ROOT = Path(__file__).parents[3]
@@ -172,8 +176,9 @@ def test_ledger_takes_the_claims_of_this_run_and_else_the_published_ones(
     runs.mkdir(parents=True)
     stored.mkdir(parents=True)
     quick = {"duration_seconds": 1, "finished_at": "", "claims": [{**CLAIMS[0], "sentence": "Quickly so."}]}
-    (runs / f"quick-{STEM}.json").write_text(json.dumps(quick))
+    (runs / f"quick-{STEM}.json").write_text(json.dumps(sealed(quick)))
     (stored / f"{STEM}.json").write_text(json.dumps(CLAIMS))
+    seal(STEM)
     notebook = write_notebook(tmp_path / "a.ipynb", "# What?")
     book._assemble(tmp_path / "home", {STEM: notebook}, profile, tmp_path / "source")
     ledger = (tmp_path / "source" / "book" / "ledger.md").read_text(encoding="utf-8")
@@ -187,16 +192,15 @@ def test_pages_about_a_committed_notebook_are_made_from_what_is_committed(home: 
     runs.mkdir(parents=True)
     claims.mkdir(parents=True)
     mine = {"duration_seconds": 7654.3, "finished_at": "", "claims": [{**CLAIMS[0], "sentence": "Mine."}]}
-    (runs / f"published-{STEM}.json").write_text(json.dumps(mine))
+    (runs / f"published-{STEM}.json").write_text(json.dumps(sealed(mine)))
     (claims / f"{STEM}.json").write_text(json.dumps(CLAIMS))
     saved = {"duration_seconds": 12.5, "finished_at": "2026-01-02T03:04:05", "versions": {"torch": "2.13.0"}}
     hardware = {"cpu": "Theirs", "cores": 2, "memory_bytes": 2**30}
-    status = {STEM: {**saved, "hardware": hardware, "commit": None}}
-    (root / "chapters" / "results" / "status.json").write_text(json.dumps(status))
     committed = write_notebook(root / "chapters" / f"{STEM}.ipynb", "# What?")
     executed = write_notebook(tmp_path / f"{STEM}.ipynb", "# What?")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNOPT_HOME", str(root))
+        seal(STEM, **saved, hardware=hardware, commit=None)
         for notebook, seconds, sentence in ((committed, "12.5", "So it is."), (executed, "7654.3", "Mine.")):
             book._assemble(root, {STEM: notebook}, "published", tmp_path / "source")
             assert f"| {seconds} |" in (tmp_path / "source" / "book" / "status.md").read_text(

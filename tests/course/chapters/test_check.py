@@ -6,8 +6,9 @@ import nbformat
 import pytest
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.course.chapters.check import check_chapter
-from nnopt_lib.course.chapters.run import run_chapters, save_chapter
+from nnopt_lib.course.chapters.batch import run_chapters
+from nnopt_lib.course.chapters.check import check_chapter, nbval_problems
+from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import (
     find_chapters,
     read_source,
@@ -27,6 +28,10 @@ def test_a_planted_local_row_moves_neither_the_check_nor_the_book(project):
     whole = rows.read_text()
     rows.write_text("".join(line for line in whole.splitlines(True) if '"seed": 1}' not in line))
     assert check_chapter(chapter) == [
+        "results/01-rows.jsonl was changed since its chapter was saved; "
+        "take it from version control or run nnopt run 01 --save"
+    ]
+    assert list(nbval_problems(chapter.notebook)) == [
         "code cell 4: Cell execution caused an exception: NnoptError: 01-rows must take all its rows "
         "from the published ones while NNOPT_ROWS is published; received 1 of 3 settings that are not published, "
         "the first {'seed': 1}. Run nnopt run 01 --save."

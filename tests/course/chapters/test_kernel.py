@@ -11,15 +11,17 @@ import nbformat
 import pytest
 
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.chapters.batch import run_chapters
 from nnopt_lib.course.chapters.kernel import kernel_environment
-from nnopt_lib.course.chapters.run import run_chapter, run_chapters
+from nnopt_lib.course.chapters.run import run_chapter
+from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import (
     find_chapters,
 )
 from nnopt_lib.course.chapters.state import (
     chapter_state,
 )
-from tests.tiny_course import edit
+from tests.tiny_course import committed_bytes, edit
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -53,6 +55,49 @@ def test_a_failing_notebook_is_one_sentence_and_the_old_output_stays(project, co
     if "kernel died" in what:  # papermill's habit: even the cells after the death are marked as completed
         cells = nbformat.read(unfinished, as_version=4).cells
         assert {cell.metadata.papermill.status for cell in cells} == {"completed"}
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("sys.exit(0)", "ended early in code cell 3 of 5: SystemExit"),
+        ("raise SystemExit", "ended early in code cell 3 of 5: SystemExit"),
+        (
+            'import argparse; argparse.ArgumentParser(prog="x").parse_args(["--help"])',
+            "ended early in code cell 3 of 5: SystemExit",
+        ),
+        (
+            "get_ipython().execution_count += 1",
+            "did not run in order: code cell 4 was the kernel's cell 5",
+        ),
+    ],
+)
+def test_a_notebook_that_ends_early_or_out_of_order_is_no_success(project, code, what):
+    (chapter,) = find_chapters(["1"])
+    save_chapter(chapter)
+    before = committed_bytes(project)
+    edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', code)
+    edited = committed_bytes(project)
+    for run in (run_chapter, save_chapter):
+        with pytest.raises(NnoptError) as refusal:
+            run(chapter)
+        sentence = str(refusal.value)
+        assert (
+            sentence.startswith(f"chapter 01-first {what}") and "What was done until then is in" in sentence
+        )
+    assert committed_bytes(project) == edited and before != edited
+    assert chapter_state(chapter).word == "stale"
+
+
+@pytest.mark.notebook
+def test_the_last_cell_must_not_exit_either(project):
+    (chapter,) = find_chapters(["1"])
+    edit(chapter.source, 'claim("holds")', "sys.exit()")
+    with pytest.raises(
+        NnoptError, match=r"ended early in code cell 5 of 5: SystemExit, and all of them must run"
+    ):
+        run_chapter(chapter)
 
 
 @pytest.mark.notebook

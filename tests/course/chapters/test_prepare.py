@@ -9,8 +9,10 @@ import pytest
 
 import nnopt_lib
 from nnopt_lib.course.chapters import prepare as preparing
+from nnopt_lib.course.chapters.batch import run_chapters
 from nnopt_lib.course.chapters.prepare import prepare
-from nnopt_lib.course.chapters.run import recomputed, run_chapters, save_chapter
+from nnopt_lib.course.chapters.run import recomputed
+from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import (
     find_chapters,
     read_source,
@@ -73,7 +75,7 @@ def test_a_prepared_chapter_is_a_snapshot(project):
     (project / "chapters" / "results").mkdir()
     (project / "chapters" / "results" / "01-rows.jsonl").write_text("{}\n")
     assert (prepared.key, prepared.committed_key) == before
-    renewed = prepared.with_rows_published_now()
+    renewed = prepared.with_published_rows({"01-rows.jsonl": "0" * 64})
     differing = {
         name for name, value in prepared.committed_parts.items() if value != renewed.committed_parts[name]
     }

@@ -8,7 +8,9 @@ import pytest
 
 from nnopt_lib.course.chapters import prepare as preparing
 from nnopt_lib.course.chapters import state as freshness
-from nnopt_lib.course.chapters.run import run_chapter, run_chapters, save_chapter
+from nnopt_lib.course.chapters.batch import run_chapters
+from nnopt_lib.course.chapters.run import run_chapter
+from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import (
     find_chapters,
 )

@@ -1,0 +1,131 @@
+"""A signal ends a command with all that it started, after one line; real processes, kernels among them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from nnopt_lib.course.processes import ended_whole
+from tests.tiny_course import committed_bytes, edit, write_course
+
+WAITING = (
+    'import os, pathlib; pathlib.Path("begun").write_text(str(os.getpid())); import time; time.sleep(600)'
+)
+
+
+def eventually(condition, seconds=60):
+    """Wait until `condition` gives something true; returns it, or fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+    return value
+
+
+def start(*words, **options):
+    """The command as a process in a session of its own, as a terminal starts it."""
+    command = [sys.executable, "-m", "nnopt_lib.cli", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes, **options)
+
+
+def below(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def waiting(tmp_path, monkeypatch):
+    """A course whose first chapter waits in its third cell for ever."""
+    write_course(tmp_path, monkeypatch)
+    edit(tmp_path / "chapters" / "01-first.md", 'print(f"accuracy {0.91234:.3f}")', WAITING)
+    return tmp_path
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("words", [("run", "1"), ("run", "--jobs", "2"), ("run", "1", "--save")])
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated")],
+)
+def test_a_signal_in_a_cell_is_one_line_and_leaves_no_process(waiting, number, word, words):
+    before = committed_bytes(waiting)
+    process = start(*words)
+    eventually((waiting / "chapters" / "begun").is_file)
+    descendants = below(process)
+    kernel = int(eventually((waiting / "chapters" / "begun").read_text))
+    assert kernel in [one.pid for one in descendants]
+    # A terminal sends Ctrl-C to the whole group, everybody else a signal to one process.
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (128 + number, f"nnopt: {word}; finished rows are kept\n")
+    assert out == ""
+    eventually(lambda: not any(one.is_running() for one in descendants), seconds=10)
+    (waiting / "chapters" / "begun").unlink()
+    assert committed_bytes(waiting) == before
+    assert not list((waiting / "build").rglob("*.tmp"))
+
+
+@pytest.mark.notebook
+def test_a_signal_ends_a_check_with_pytest_and_its_kernel(waiting):
+    edit(waiting / "chapters" / "01-first.md", WAITING, 'print("accuracy 0.912")')
+    assert start("run", "1", "--save").wait(120) == 0
+    for name in ("01-first.md", "01-first.ipynb"):
+        text = (waiting / "chapters" / name).read_text()
+        escaped = WAITING if name.endswith("md") else WAITING.replace('"', '\\"')
+        old = 'print("accuracy 0.912")'
+        old = old if name.endswith("md") else old.replace('"', '\\"')
+        assert old in text
+        (waiting / "chapters" / name).write_text(text.replace(old, escaped))
+    process = start("check", "1")
+    eventually((waiting / "chapters" / "begun").is_file)
+    descendants = below(process)
+    assert len(descendants) >= 2  # pytest and the kernel
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (143, "", "nnopt: terminated; finished rows are kept\n")
+    eventually(lambda: not any(one.is_running() for one in descendants), seconds=10)
+
+
+STUBBORN = """
+import signal, subprocess, sys
+from nnopt_lib.course.processes import ended_whole
+program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+with ended_whole() as ending:
+    child = subprocess.Popen([sys.executable, "-c", program])
+    child.wait()
+sys.exit(ending.status)
+"""
+
+
+def test_a_child_that_does_not_listen_is_killed():
+    command = [sys.executable, "-c", STUBBORN]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "deaf\n"
+    (child,) = below(process)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (143, "nnopt: terminated; finished rows are kept\n")
+    eventually(lambda: not child.is_running(), seconds=10)
+
+
+def test_without_a_signal_nothing_is_left_changed():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with ended_whole() as ending:
+        assert signal.getsignal(signal.SIGTERM) not in handlers
+    assert ending.status == 0
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+def test_what_the_caller_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with ended_whole():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
