@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.course.chapters.kernel import kernel_environment
+from nnopt_lib.course.chapters.kernel import execute, kernel_environment
 from nnopt_lib.course.chapters.run import run_chapter, run_chapters
 from nnopt_lib.course.chapters.source import (
     find_chapters,
@@ -19,6 +19,7 @@ from nnopt_lib.course.chapters.source import (
 from nnopt_lib.course.chapters.state import (
     chapter_state,
 )
+from tests import surroundings
 from tests.tiny_course import edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -97,3 +98,19 @@ def test_a_relative_folder_of_data_means_the_callers(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NNOPT_DATA", "own/data")
     assert kernel_environment()["NNOPT_DATA"] == str(tmp_path / "own" / "data")
+
+
+@pytest.mark.notebook
+def test_a_users_profiles_startup_files_and_styles_are_not_in_a_kernel(project, monkeypatch):
+    surroundings.set_up_kernels_for_other_work(project, monkeypatch)
+    text = execute("01-first", surroundings.notebook(), {}, project / "build" / "01-first.ipynb", {})
+    cells = nbformat.reads(text, as_version=4).cells
+    shown = {cell.source: cell.outputs[0].data["text/plain"] for cell in cells}
+    assert shown == surroundings.CELLS
+
+
+def test_a_users_settings_of_jupyter_and_keras_are_not_in_a_kernel(monkeypatch, tmp_path):
+    for name in ("JUPYTER_CONFIG_DIR", "KERAS_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+        folder = Path(kernel_environment()[name])
+        assert folder.is_dir() and list(folder.iterdir()) == []
