@@ -40,10 +40,10 @@ def kernel_environment() -> dict[str, str]:
 
 
 def _project_folders() -> dict[str, str]:
-    """A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder."""
-    data = os.environ.get("NNOPT_DATA")
+    """A kernel works in ``chapters/``: a relative NNOPT_DATA or NNOPT_STORE means the caller's folder."""
     folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
-    return folders | ({"NNOPT_DATA": os.path.abspath(data)} if data else {})
+    given = {name: os.environ.get(name) for name in ("NNOPT_DATA", "NNOPT_STORE")}
+    return folders | {name: os.path.abspath(folder) for name, folder in given.items() if folder}
 
 
 def _default_settings() -> dict[str, str]:

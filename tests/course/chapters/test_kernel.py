@@ -94,10 +94,17 @@ def test_a_home_that_cannot_be_written_is_a_temporary_one_for_kernels(monkeypatc
     assert home.is_dir() and os.access(home, os.W_OK) and kernel_environment()["HOME"] == str(home)
 
 
-def test_a_relative_folder_of_data_means_the_callers(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["NNOPT_DATA", "NNOPT_STORE", "NNOPT_BUILD"])
+def test_a_relative_folder_means_the_callers(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NNOPT_DATA", "own/data")
-    assert kernel_environment()["NNOPT_DATA"] == str(tmp_path / "own" / "data")
+    monkeypatch.setenv(name, "own/folder")
+    assert kernel_environment()[name] == str(tmp_path / "own" / "folder")
+
+
+def test_a_folder_that_is_not_named_is_not_named_for_kernels(monkeypatch):
+    for name in ("NNOPT_DATA", "NNOPT_STORE"):
+        monkeypatch.setenv(name, "")
+        assert name not in kernel_environment()
 
 
 @pytest.mark.notebook
