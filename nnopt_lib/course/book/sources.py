@@ -36,6 +36,7 @@ LEFT_OVER = {
     "$$": "$$ that nothing closes",
     "$": "$ that nothing closes",
     "\\begin{": "\\begin that no \\end closes, or of an environment that needs $$",
+    "\\(": "\\( that begins no formula here, where $ does",
     "`": "` that nothing closes",
     "<!--": "<!-- that nothing closes",
 }
@@ -193,20 +194,22 @@ def _without_options(content: str) -> str:
 
 def _left_over(tokens: Sequence[Token]) -> Iterator[str]:
     """The signs among the words of one paragraph or heading; code, formulas and the like count as blanks."""
-    words = "".join(_words(tokens))
+    words = " ".join("".join(_words(tokens)).split())
     for sign, meaning in LEFT_OVER.items():
         before, met, after = words.partition(sign)
         if met:
-            yield f"“{(before[-20:] + sign + after[:20]).strip()}” has {meaning}"
+            yield f"“{before[-20:].lstrip()}{sign}{after[:20].rstrip()}” has {meaning}"
             return  # `$` is in `$$`, and a picture has a link's signs
 
 
 def _words(tokens: Sequence[Token]) -> Iterator[str]:
     is_address = False
     for token in tokens:
-        # A backslash that escapes nothing is a word's own, as in `\begin`; an escaped sign begins nothing.
+        # A backslash that escapes nothing is a word's own, as in `\begin`. An escaped sign begins nothing,
+        # but nobody would escape a bracket.
         is_word = token.type == "text" or (token.type == "text_special" and token.content == token.markup)
-        yield token.content if is_word and not is_address else " "
+        is_word |= token.type == "text_special" and token.content == "("
+        yield (token.markup or token.content) if is_word and not is_address else " "
         is_address = token.type == "link_open" and token.info == "auto"
 
 

@@ -81,6 +81,7 @@ BROKEN = [
     ("\\begin{align}\na", "“\\begin{align} a” has \\begin that no \\end closes, or of an environment that needs $$"),
     ("$$\na\n\nb", "“$$ a” has $$ that nothing closes"),
     ("It costs $5.", "“It costs $5.” has $ that nothing closes"),
+    ("Let \\(x\\) be.", "“Let \\(x be.” has \\( that begins no formula here, where $ does"),
     # Other signs that are left over
     ("a `b", "“a `b” has ` that nothing closes"),
     ("[a](b c.md)", "“[a](b c.md)” has a link whose address cannot be read"),
