@@ -15,6 +15,7 @@ import numpy as np
 from nnopt_lib.checks import check_choice, refuse
 
 FRAMEWORKS = ("torch", "keras")
+DEVICES = ("auto", "cpu", "cuda", "mps")  # where models can compute; an adapter says which are there
 
 
 class Backend(Protocol):

@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -24,7 +25,8 @@ def provenance() -> dict[str, Any]:
     """Where a result comes from: versions, hardware and commit of this process.
 
     Returns a new dictionary ``{"versions": {...}, "hardware": {...}, "commit": ...}``; a package that is not
-    installed has version None; the commit is None outside git, and ends in ``+changes`` after edits.
+    installed has version None; the commit is None outside a repository of its own, and ends in ``+changes``
+    after edits and with new sources.
     No framework is imported. Example: ``provenance()["versions"]["torch"]``.
     """
     origin = copy.deepcopy(_fixed_provenance())
@@ -76,18 +78,39 @@ def _accelerator() -> str | None:
     return None
 
 
-def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(project_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+# What a run itself writes (rows, executed notebooks) is no edit of what made it.
+MADE_BY_RUNS = (":(exclude)chapters/results", ":(exclude,glob)chapters/**/*.ipynb")
+# New files that can change a result, where notes beside them cannot; `**` is any folder, or none.
+SOURCES = (
+    ":(glob)nnopt_lib/**/*.py",
+    "nnopt_lib/data/samples",
+    ":(glob)chapters/**/*.md",
+    ":(glob)chapters/**/*.py",
+    "pyproject.toml",
+    "constraints.txt",
+    "environment.yml",
+)
 
+
+def _commit() -> str | None:
+    """The commit of the project's own repository, with what is edited or new; an outer one is another's."""
     try:
-        # What a run itself writes (rows, executed notebooks) is no edit of what made it.
-        made = (":(exclude)chapters/results", ":(exclude,glob)chapters/*.ipynb")
-        edits = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
-        return git("rev-parse", "HEAD") + ("+changes" if edits else "")
+        if _git("rev-parse", "--show-prefix"):  # the way down from the repository's folder to the project's
+            return None
+        edited = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *MADE_BY_RUNS)
+        # Only the project's .gitignore counts: one of the user's may leave out anything.
+        new = _git("ls-files", "--others", "--exclude-per-directory=.gitignore", "--", *SOURCES)
+        return _git("rev-parse", "HEAD") + ("+changes" if edited or new else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    """What git prints of the project; the variables of a hook or a script name another repository."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(project_root()), *arguments]
+    pipes: dict[str, Any] = {"capture_output": True, "text": True, "env": environment}
+    return str(subprocess.run(command, check=True, timeout=20, **pipes).stdout).strip()
 
 
 TOOLS = ("jupyterlab", "papermill", "nbval", "jupyter-book")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from nnopt_lib.experiments import provenance as provenance_module
 from nnopt_lib.experiments.provenance import PACKAGES, TOOLS, describe_environment, provenance
@@ -39,6 +40,74 @@ def test_provenance_names_the_commit_and_loads_no_framework(home):
     assert commit_seen() == head
     (home / "file").write_text("2")
     assert commit_seen() == head + "+changes"
+
+
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C"]
+
+
+def commit(folder) -> str:
+    """Make `folder` a repository with all that it holds in one commit, and return this."""
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one", "--allow-empty"]):
+        subprocess.run([*GIT, str(folder), *command], check=True)
+    command = [*GIT, str(folder), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_variables_of_git_change_nothing(home, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    commit(other)
+    head = commit(home)
+    (other / "config").write_text("[status]\n\tshowUntrackedFiles = all\n[core]\n\tbare = true\n")
+    variables = {
+        "GIT_DIR": other / ".git",
+        "GIT_WORK_TREE": other,
+        "GIT_INDEX_FILE": other / "nowhere",
+        "GIT_OBJECT_DIRECTORY": other,
+        "GIT_CONFIG_GLOBAL": other / "config",
+        "GIT_CEILING_DIRECTORIES": home.parent,
+        "GIT_TRACE": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+        assert provenance_module._commit() == head, name
+
+
+def test_an_outer_repository_is_not_the_projects(home, monkeypatch):
+    commit(home)
+    inner = home / "copied" / "course"
+    inner.mkdir(parents=True)
+    monkeypatch.setenv("NNOPT_HOME", str(inner))
+    assert provenance_module._commit() is None
+    head = commit(inner)
+    assert provenance_module._commit() == head
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("nnopt_lib/new.py", True),
+        ("nnopt_lib/pruning/new.py", True),
+        ("nnopt_lib/data/samples/new.npz", True),
+        ("chapters/16-new.md", True),
+        ("chapters/helper.py", True),
+        ("chapters/labs/new.md", True),
+        ("pyproject.toml", True),
+        ("constraints.txt", True),
+        ("notes.md", False),
+        ("chapters/16-new.ipynb", False),
+        ("chapters/labs/new.ipynb", False),
+        ("chapters/results/16-new.jsonl", False),
+        ("build/nnopt_lib/new.py", False),
+        ("nnopt_lib/__pycache__/new.py", False),
+    ],
+)
+def test_new_sources_are_changes_and_notes_are_not(home, file, counts):
+    (home / ".gitignore").write_text("__pycache__/\n")
+    head = commit(home)
+    (home / ".git" / "info" / "exclude").write_text("*.py\n*.md\n")  # of this user alone
+    (home / file).parent.mkdir(parents=True, exist_ok=True)
+    (home / file).write_text("new")
+    assert provenance_module._commit() == head + ("+changes" if counts else "")
 
 
 def test_provenance_is_a_copy():

@@ -11,6 +11,7 @@ from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import channels_last
 from nnopt_lib.backends.keras.optimizers import make_optimizer
 from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.frameworks import DEVICES
 from nnopt_lib.training.recipe import Training
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def seed(value: int) -> None:
 
 def _device(device: str | None) -> Any:
     """A TensorFlow device scope; ``"auto"`` and None leave the choice to TensorFlow."""
-    name = check_choice("device", device or "auto", ("auto", "cpu", "cuda", "mps"))
+    name = check_choice("device", device or "auto", DEVICES)
     if name in ("cuda", "mps") and not tf.config.list_physical_devices("GPU"):
         refuse(f"device {name!r} was not found by TensorFlow", None, "Pass device='auto' or 'cpu'.")
     return tf.device({"auto": None, "cpu": "CPU:0"}.get(name, "GPU:0"))

@@ -15,10 +15,9 @@ import torch.nn.functional as F  # noqa: N812  (PyTorch's own custom)
 from torch import nn
 
 from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.frameworks import DEVICES
 from nnopt_lib.structure.operations import sinusoids, spatial
 from nnopt_lib.structure.spec import INPUT, NetSpec, Node
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def resolve_device(device: str = "auto") -> torch.device:

@@ -18,6 +18,7 @@ from typing import Any
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.course.book.links import add_launch_links, add_links, repository
 from nnopt_lib.course.book.pages import fill
+from nnopt_lib.course.book.sources import check_sources
 from nnopt_lib.course.chapters.source import Chapter
 from nnopt_lib.course.chapters.state import read_note
 from nnopt_lib.files import write_atomically, writing
@@ -34,7 +35,8 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
     of runs fill the pages on status and claims; for a committed notebook these are the published ones.
     Nothing is executed here;
     when nothing that the book is made of has changed since the last build, nothing is built, unless `force`.
-    Refuses a chapter that `book/_toc.yml` does not list, and a build with warnings: it names the first ones,
+    Refuses a chapter that `book/_toc.yml` does not list, pages that would render broken without a warning
+    (`check_sources` names them all), and a build with warnings: it names the first ones,
     leaves the previous book in place and keeps the whole output in `build/book.log`.
     Example: ``build_book(notebooks={"02-cost": Path("build/notebooks/published/02-cost.ipynb")})``.
     """
@@ -51,6 +53,7 @@ def build_book(*, notebooks: Mapping[str, Path], profile: str = "published", for
     with FileLock(build / "book.lock"), writing(site):
         source = build / "book-src"
         _assemble(root, notebooks, profile, source)
+        check_sources(source)
         # The programs count too: another version of the theme makes other pages of the same source.
         made_of = _digest(source, *(f"{name}=={importlib.metadata.version(name)}" for name in RENDERERS))
         index = site / "html" / "index.html"

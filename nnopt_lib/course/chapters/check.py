@@ -159,16 +159,29 @@ def nbval_problems(notebook: Path) -> Iterator[str]:
 def _run_nbval(
     notebook: Path, folder: Path
 ) -> tuple[subprocess.CompletedProcess[str], list[ElementTree.Element]]:
-    """Run pytest with nbval in `folder`; returns the process that ended, and the tests of its report."""
+    """Run pytest with nbval in `folder`, alone with the notebook: no settings or plugins of others.
+
+    Returns the process that ended, and the tests of its report.
+    """
     report, settings = folder / "report.xml", folder / "pytest.ini"
     settings.write_text("[pytest]\n")  # the project's own settings are for its unit tests
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-c", str(settings)]
-    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_SECONDS}", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += ["--color=no", f"--junitxml={report}", str(notebook)]
+    # pytest takes a path apart at a bracket, which may stand in the project's.
+    (folder / "chapters").symlink_to(notebook.parent.resolve())
+    # -P: a module in the current folder, such as pytest.py, is none of ours.
+    command = [sys.executable, "-P", "-m", "pytest", "-p", "nbval.plugin", "--nbval", "--nbval-current-env"]
+    command += ["--noconftest", "-c", str(settings), "--rootdir", str(folder), "-p", "no:cacheprovider"]
+    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_SECONDS}", "--color=no", f"--junitxml={report}"]
+    command += [f"chapters/{notebook.name}"]
     # What a notebook draws and claims while it is checked replaces nothing of one's own runs.
-    apart = {**PUBLISHED_ROWS_ONLY, "NNOPT_BUILD": str(folder / "build")}
-    environment = {**os.environ, **kernel_environment(), **apart}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    apart = {
+        **PUBLISHED_ROWS_ONLY,
+        "NNOPT_BUILD": str(folder / "build"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**others, **kernel_environment(), **apart}
+    pipes: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    done = subprocess.run(command, cwd=folder, env=environment, **pipes)
     cases = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
     return done, cases
 

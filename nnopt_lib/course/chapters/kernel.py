@@ -29,25 +29,44 @@ LANGUAGE = {
 
 
 def kernel_environment() -> dict[str, str]:
-    """What kernels get besides the caller's environment: the project's folders, and quiet on stderr.
+    """What kernels get besides the caller's environment: the project's folders, programs' default settings.
 
     No progress bars, since they would stand in stored outputs; no debugger's warning about frozen modules.
-    A kernel works in ``chapters/``: a relative NNOPT_DATA means the caller's folder. Where the home cannot be
-    written it is a temporary folder, since IPython and Matplotlib would complain on stderr.
+    Where the home cannot be written it is a temporary folder, since IPython and Matplotlib would complain on
+    stderr.
     """
-    data = os.environ.get("NNOPT_DATA")
+    home = {} if os.access(os.path.expanduser("~"), os.W_OK) else {"HOME": str(_temporary_folder("home"))}
+    quiet = {"NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {**_project_folders(), **_default_settings(), **home, **quiet}
+
+
+def _project_folders() -> dict[str, str]:
+    """A kernel works in ``chapters/``: a relative NNOPT_DATA or NNOPT_STORE means the caller's folder."""
     folders = {"NNOPT_HOME": str(project_root()), "NNOPT_BUILD": str(build_folder().absolute())}
-    folders |= {"NNOPT_DATA": os.path.abspath(data)} if data else {}
-    folders |= {} if os.access(os.path.expanduser("~"), os.W_OK) else {"HOME": _temporary_home()}
-    return {**folders, "NNOPT_PROGRESS": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    given = {name: os.environ.get(name) for name in ("NNOPT_DATA", "NNOPT_STORE")}
+    return folders | {name: os.path.abspath(folder) for name, folder in given.items() if folder}
+
+
+def _default_settings() -> dict[str, str]:
+    """Nothing that a user has set for other work: profiles, startup files and styles would change outputs.
+
+    A variable set to nothing counts as not set, and Matplotlib looks for no other file when it is named one.
+    """
+    style = _temporary_folder("matplotlib") / "matplotlibrc"
+    style.touch()
+    folders = {
+        name: str(_temporary_folder(name)) for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "KERAS_HOME")
+    }
+    unset = ("JUPYTER_CONFIG_PATH", "MPLBACKEND", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")
+    return {**folders, "MATPLOTLIBRC": str(style), **dict.fromkeys(unset, "")}
 
 
 @functools.cache
-def _temporary_home() -> str:
-    """One for this process, removed when it ends."""
-    folder = tempfile.mkdtemp(prefix="nnopt-home-")
+def _temporary_folder(name: str) -> Path:
+    """An empty one called `name`, for this process; removed when it ends."""
+    folder = tempfile.mkdtemp(prefix=f"nnopt-{name}-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return Path(folder)
 
 
 def execute(

@@ -12,6 +12,7 @@ from typing import Any
 
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.course.chapters.kernel import tidy
+from nnopt_lib.frameworks import DEVICES
 from nnopt_lib.paths import build_folder, project_root
 
 PROFILES = ("quick", "published")
@@ -93,10 +94,47 @@ def default_parameters(chapter: Chapter, notebook: Any) -> dict[str, Any]:
     if len(cells) != 1:
         refuse(rule, f"{len(cells)} such cells")
     try:
-        statements = [node for node in ast.parse(cells[0].source).body if isinstance(node, ast.Assign)]
-        return {node.targets[0].id: ast.literal_eval(node.value) for node in statements}  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, AttributeError):
+        return _assigned(cells[0].source)
+    except (SyntaxError, ValueError):
         refuse(rule, repr(cells[0].source))
+
+
+def _assigned(code: str) -> dict[str, Any]:
+    """What `code` assigns, each name once; a ValueError where it does anything else."""
+    values: dict[str, Any] = {}
+    for statement in ast.parse(code).body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in values:
+                values[name] = _literal(value)
+            case _:
+                raise ValueError(ast.unparse(statement))
+    return values
+
+
+def _literal(expression: ast.expr) -> Any:
+    """The value of a number, a text, True, False, None, or a list or dictionary of them; else a ValueError.
+
+    No tuples, sets and bytes: neither papermill nor a key written as JSON has them, and papermill makes every
+    key of a dictionary a text.
+    """
+    match expression:
+        case ast.Constant(value=bool() | int() | float() | str() | None as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)) if (
+            not isinstance(number, bool)
+        ):
+            return -number
+        case ast.List(elts=parts):
+            return [_literal(part) for part in parts]
+        case ast.Dict(keys=keys, values=parts) if all(_is_text(key) for key in keys):
+            return {
+                ast.literal_eval(key): _literal(part) for key, part in zip(keys, parts, strict=True) if key
+            }
+    raise ValueError(ast.unparse(expression))
+
+
+def _is_text(key: ast.expr | None) -> bool:
+    return isinstance(key, ast.Constant) and isinstance(key.value, str)
 
 
 def convert_parameters(
@@ -111,7 +149,9 @@ def convert_parameters(
         check_choice(f"parameter of {chapter.name}", name, defaults)
         default = defaults[name]
         try:
-            value: Any = text if isinstance(default, str) else ast.literal_eval(_as_literal(text))
+            value: Any = (
+                text if isinstance(default, str) else _literal(ast.parse(_as_literal(text), mode="eval").body)
+            )
         except (SyntaxError, ValueError):
             value = text
         # `type`, not isinstance, here and below: True is an int to Python, but no number that anybody means.
@@ -124,6 +164,8 @@ def convert_parameters(
         typed[name] = value
     if "profile" in typed:
         check_choice("profile", typed["profile"], PROFILES)
+    if "device" in typed:  # whether it is there, only a framework can say, and loading one takes seconds
+        check_choice("device", typed["device"], DEVICES)
     return typed
 
 

@@ -13,7 +13,8 @@ from nnopt_lib.course.chapters.source import (
     find_chapters,
     read_source,
 )
-from tests.tiny_course import edit, plant_row
+from tests import surroundings
+from tests.tiny_course import edit, plant_row, write_course
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -159,10 +160,25 @@ def test_nbval_fails_on_a_timeout_and_on_an_unexpected_warning(project, monkeypa
     for number, line in enumerate(lines, start=1):
         notebook.cells.append(nbformat.v4.new_code_cell(line, execution_count=number))
     nbformat.write(notebook, chapter.notebook)
-    from nnopt_lib.course.chapters.check import nbval_problems
-
     assert list(nbval_problems(chapter.notebook)) == [
         "code cell 1: Unexpected output fields from running code: {'stderr'}",
         "code cell 2: Cell execution caused an exception: ZeroDivisionError: division by zero",
         "code cell 3: Timeout of 1 seconds exceeded executing cell",
     ]
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("set_up", ["pytest", "kernels", "the path"])
+def test_nbval_is_alone_with_the_notebook(project, monkeypatch, set_up):
+    path = project / "chapters" / "01-first.ipynb"
+    if set_up == "pytest":
+        surroundings.set_up_pytest_for_other_work(project, monkeypatch)
+    elif set_up == "kernels":
+        surroundings.set_up_kernels_for_other_work(project, monkeypatch)
+    else:
+        folder = project / "a [1] b::c"
+        folder.mkdir()
+        write_course(folder, monkeypatch)
+        path = folder / "chapters" / "01-first.ipynb"
+    nbformat.write(surroundings.notebook(), path)
+    assert list(nbval_problems(path)) == []

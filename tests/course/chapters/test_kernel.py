@@ -12,7 +12,7 @@ import pytest
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course.chapters.batch import run_chapters
-from nnopt_lib.course.chapters.kernel import kernel_environment
+from nnopt_lib.course.chapters.kernel import execute, kernel_environment
 from nnopt_lib.course.chapters.run import run_chapter
 from nnopt_lib.course.chapters.save import save_chapter
 from nnopt_lib.course.chapters.source import (
@@ -21,6 +21,7 @@ from nnopt_lib.course.chapters.source import (
 from nnopt_lib.course.chapters.state import (
     chapter_state,
 )
+from tests import surroundings
 from tests.tiny_course import committed_bytes, edit
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -138,7 +139,30 @@ def test_a_home_that_cannot_be_written_is_a_temporary_one_for_kernels(monkeypatc
     assert home.is_dir() and os.access(home, os.W_OK) and kernel_environment()["HOME"] == str(home)
 
 
-def test_a_relative_folder_of_data_means_the_callers(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["NNOPT_DATA", "NNOPT_STORE", "NNOPT_BUILD"])
+def test_a_relative_folder_means_the_callers(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NNOPT_DATA", "own/data")
-    assert kernel_environment()["NNOPT_DATA"] == str(tmp_path / "own" / "data")
+    monkeypatch.setenv(name, "own/folder")
+    assert kernel_environment()[name] == str(tmp_path / "own" / "folder")
+
+
+def test_a_folder_that_is_not_named_is_not_named_for_kernels(monkeypatch):
+    for name in ("NNOPT_DATA", "NNOPT_STORE"):
+        monkeypatch.setenv(name, "")
+        assert name not in kernel_environment()
+
+
+@pytest.mark.notebook
+def test_a_users_profiles_startup_files_and_styles_are_not_in_a_kernel(project, monkeypatch):
+    surroundings.set_up_kernels_for_other_work(project, monkeypatch)
+    text = execute("01-first", surroundings.notebook(), {}, project / "build" / "01-first.ipynb", {})
+    cells = nbformat.reads(text, as_version=4).cells
+    shown = {cell.source: cell.outputs[0].data["text/plain"] for cell in cells}
+    assert shown == surroundings.CELLS
+
+
+def test_a_users_settings_of_jupyter_and_keras_are_not_in_a_kernel(monkeypatch, tmp_path):
+    for name in ("JUPYTER_CONFIG_DIR", "KERAS_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+        folder = Path(kernel_environment()[name])
+        assert folder.is_dir() and list(folder.iterdir()) == []

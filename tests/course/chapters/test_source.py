@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.chapters.prepare import prepare
 from nnopt_lib.course.chapters.source import (
     convert_parameters,
     default_parameters,
@@ -74,11 +75,98 @@ def test_parameters_are_converted_to_the_type_of_their_literal():
     }
 
 
-def test_parameters_that_are_not_literals_are_refused(project):
-    edit(project / "chapters" / "01-first.md", 'device = "auto"', "device = max(1, 2)")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "device = max(1, 2)",
+        "device = 'a' + 'b'",
+        "device = f'a{recompute}'",
+        "device = recompute",
+        "device = not True",
+        "device = -True",
+        "device = 1 + 2j",
+        "device = b'auto'",
+        "device = ...",
+        "device = 'auto', 'cpu'",
+        "device = ()",
+        "device = {1, 2}",
+        "device = ['auto', (1, 2)]",
+        "device = [*'ab']",
+        "device = [n for n in 'ab']",
+        "device = {'a': (1, 2)}",
+        "device = {1: 'a'}",
+        "device = {**{}}",
+        "device = {[1]: 2}",
+        "device, count = 'auto', 1",
+        "(device) = other = 'auto'",
+        "[device] = ['auto']",
+        "device.name = 'auto'",
+        "device['name'] = 'auto'",
+        "device: str = 'auto'",
+        "count: int",
+        "recompute += 1",
+        "import os",
+        "from os import path",
+        "print('auto')",
+        "'auto'",
+        "pass",
+        "if True: device = 'auto'",
+        "del recompute",
+        "(device := 'auto')",
+        "recompute = True",
+        "device = 'auto'; device = 'cpu'",
+        "%matplotlib inline",
+        "device =",
+    ],
+)
+def test_a_parameters_cell_that_does_more_than_assign_literals_is_refused(project, line):
+    edit(project / "chapters" / "01-first.md", 'device = "auto"', line)
     (chapter,) = find_chapters(["1"])
     with pytest.raises(NnoptError) as refusal:
         default_parameters(chapter, read_source(chapter))
-    assert str(refusal.value).startswith(
-        "chapter 01-first must have one cell tagged parameters that only assigns literals; received 'profile ="
+    code = f'profile = "published"\nrecompute = False\n{line}'
+    assert str(refusal.value) == (
+        f"chapter 01-first must have one cell tagged parameters that only assigns literals; received {code!r}."
+    )
+
+
+def test_literals_of_every_kind_comments_and_blank_lines_are_parameters(project):
+    lines = ["", "# which one", 'device = "auto"  # or another', "none = None", "rate = -0.5; count = 1", ""]
+    lines += ["widths = [1, [2.5, -3], True]", 'names = {"a": [1, None], "b": {}}', 'text = ("a"', '  "b")']
+    edit(project / "chapters" / "01-first.md", 'device = "auto"', "\n".join(lines))
+    (chapter,) = find_chapters(["1"])
+    assert default_parameters(chapter, read_source(chapter)) == {
+        "profile": "published",
+        "recompute": False,
+        "device": "auto",
+        "none": None,
+        "rate": -0.5,
+        "count": 1,
+        "widths": [1, [2.5, -3], True],
+        "names": {"a": [1, None], "b": {}},
+        "text": "ab",
+    }
+
+
+def test_a_device_that_no_framework_knows_is_refused(project):
+    (chapter,) = find_chapters(["1"])
+    for device in ("auto", "cpu", "cuda", "mps"):
+        assert prepare(chapter, "quick", {"device": device}).parameters["device"] == device
+    with pytest.raises(NnoptError) as refusal:
+        prepare(chapter, "quick", {"device": "xyz"})
+    assert str(refusal.value) == "device must be one of auto, cpu, cuda, mps; received 'xyz'."
+    with pytest.raises(NnoptError) as refusal:
+        prepare(chapter, "quick", {"device": "cuda:0"})
+    assert str(refusal.value) == (
+        "device must be one of auto, cpu, cuda, mps; received 'cuda:0'. Did you mean 'cuda'?"
+    )
+
+
+@pytest.mark.parametrize("text", ["[1, (2, 3)]", "[{1}]", "[b'a']", "(1, 2)", "[1"])
+def test_what_is_typed_is_a_literal_of_the_same_kinds(text):
+    (chapter,) = find_chapters(["1"])
+    with pytest.raises(NnoptError) as refusal:
+        convert_parameters(chapter, {"widths": [1]}, {"widths": text})
+    assert str(refusal.value) == (
+        f"parameter widths of 01-first must be of type list, like [1]; received {text!r}."
     )
