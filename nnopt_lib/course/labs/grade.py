@@ -28,6 +28,7 @@ from nnopt_lib.checks import NnoptError, check_int, nearest, refuse
 from nnopt_lib.course.labs.gradebook import Course
 from nnopt_lib.course.labs.sandbox.sandbox import Limits, check_python
 from nnopt_lib.course.labs.submissions import LARGEST, read_submission, typed_literals
+from nnopt_lib.experiments.records import is_sealed, sealed
 from nnopt_lib.files import hash_of, lock, write_atomically
 
 GRACE_SECONDS = 90  # for all that is not the notebook's own time: a start, the gradebook, its turn
@@ -79,7 +80,7 @@ def read_record(course: Course, lab: str, student: str) -> dict[str, Any] | None
     """How grading this very submission, against this very lab, ended; None where it was not graded."""
     with contextlib.suppress(OSError, ValueError):
         record = json.loads(course.record(lab, student).read_text(encoding="utf-8"))
-        if isinstance(record, dict) and record.get("of") == _identity(course, lab, student):
+        if is_sealed(record) and record.get("of") == _identity(course, lab, student):
             return record
     return None
 
@@ -145,7 +146,7 @@ def _write_down(course: Course, lab: str, student: str, limits: Limits, answer: 
             _stop(student, _trouble_of(error) or f"{type(error).__name__}: {error}")
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     kept = {key: value for key, value in answer.items() if key != "zero"}
-    record = {"finished_at": finished, "limits": dataclasses.asdict(limits), **kept}
+    record = sealed({"finished_at": finished, "limits": dataclasses.asdict(limits), **kept})
     write_atomically(course.record(lab, student), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return str(answer["failure"])
 

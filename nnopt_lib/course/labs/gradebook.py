@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, nearest, refuse
+from nnopt_lib.course.labs.untouched import check_untouched, remember
 from nnopt_lib.files import write_atomically
 
 CONFIGURATION = "nbgrader_config.py"
@@ -114,12 +116,14 @@ class Course:
         from sqlalchemy.exc import DatabaseError
 
         try:
+            check_untouched(self.gradebook)
             with Gradebook(f"sqlite:///{self.gradebook}") as gradebook:
                 yield gradebook
-        except DatabaseError as error:
+            remember(self.gradebook)
+        except (DatabaseError, sqlite3.DatabaseError) as error:
             raise NnoptError(
-                f"{self.gradebook} could not be read or written: {error.orig}. Free some space, make its "
-                "folder writable, or put back a copy of it, and run again."
+                f"{self.gradebook} could not be read or written: {getattr(error, 'orig', error)}. Free some "
+                "space, make its folder writable, or put back a copy of it, and run again."
             ) from error
 
 
