@@ -20,7 +20,7 @@ MOVED = {
     "claims": ["results.claims"],
     "cli_labs": ["course.labs.commands"],
     "cli_results": ["course.chapters.commands"],
-    "clusters": ["experiments.run"],
+    "clusters": ["experiments.cluster"],
     "coupling": ["structure.coupling"],
     "course": ["course.labs.gradebook", "files"],
     "description": ["models.describe"],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import re
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.experiments.cluster import on_cluster
 from nnopt_lib.experiments.provenance import provenance
 from nnopt_lib.experiments.records import (
     FORMAT,
@@ -155,31 +156,37 @@ def _compute_all(
     """Finished records as they come; every one is on disk before it is yielded."""
     if not tasks:
         return
+    address = cluster or os.environ.get("NNOPT_CLUSTER")
+    if address:
+        call = functools.partial(_computed, compute=compute)
+        records = on_cluster(address, tasks, call, recompute=recompute)
+    else:
+        records = _in_processes(tasks, compute, jobs, recompute)
+    yield from _with_progress(records, tasks)
+
+
+def _in_processes(
+    tasks: Mapping[Path, Task], compute: Callable[[Any], Any], jobs: int | None, recompute: bool
+) -> Iterator[dict[str, Any]]:
     import joblib  # here, since rows that are stored need neither processes nor the time to load it
 
     calls = (
         joblib.delayed(_compute_one)(path, *tasks[path], compute, recompute) for path in _free_first(tasks)
     )
     # max_nbytes=None: joblib would hand large arrays over as read-only memory maps, which PyTorch warns of.
-    with on_cluster(cluster) as remote:
-        parallel = joblib.Parallel(
-            n_jobs=jobs if remote else _jobs(jobs), return_as="generator_unordered", max_nbytes=None
-        )
-        for path, record in _with_progress(parallel(calls), tasks):
-            if not path.exists():  # a cluster's node without our disk computed it
-                write_record(path, record)
-            yield record
+    parallel = joblib.Parallel(n_jobs=_jobs(jobs), return_as="generator_unordered", max_nbytes=None)
+    yield from parallel(calls)
 
 
-def _with_progress(finished: Iterable[Any], tasks: Mapping[Path, Task]) -> Iterable[Any]:
-    """`finished`, with a progress bar as it comes, unless NNOPT_PROGRESS is 0."""
+def _with_progress(records: Iterable[Any], tasks: Mapping[Path, Task]) -> Iterable[Any]:
+    """`records`, with a progress bar as it comes, unless NNOPT_PROGRESS is 0."""
     with warnings.catch_warnings():
         # It warns inside a notebook when there is no ipywidgets: text will do.
         warnings.simplefilter("ignore")
         from tqdm.auto import tqdm
     quiet = os.environ.get("NNOPT_PROGRESS") == "0"
     experiment = next(iter(tasks)).parent.name
-    return tqdm(finished, desc=experiment, total=len(tasks), disable=quiet, leave=False)
+    return tqdm(records, desc=experiment, total=len(tasks), disable=quiet, leave=False)
 
 
 def _jobs(jobs: int | None) -> int | None:
@@ -207,23 +214,29 @@ def _free_first(tasks: Mapping[Path, Task]) -> Iterator[Path]:
 
 def _compute_one(
     path: Path, base: dict[str, Any], setting: Any, compute: Callable[[Any], Any], recompute: bool
-) -> tuple[Path, dict[str, Any]]:
+) -> dict[str, Any]:
     # Two runs of one setting: the second waits here, and then reads what the first has finished.
     with lock(path):
         record = None if recompute else read_record(path)
         if record is None:
-            started = time.perf_counter()
-            try:
-                rows = compute(setting)
-            except Exception as error:  # keeps its kind, unlike one that is wrapped
-                error.add_note(f"while computing {base['experiment']} with {base['settings']}")
-                raise
-            origin = provenance()
-            origin["duration_seconds"] = round(time.perf_counter() - started, 3)
-            origin["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            record = {**base, "rows": _rows(rows, base), "provenance": origin}
+            record = _computed(base, setting, compute)
             write_record(path, record)
-    return path, json.loads(json.dumps(record))  # the same types whether computed now or read later
+    return record
+
+
+def _computed(base: dict[str, Any], setting: Any, compute: Callable[[Any], Any]) -> dict[str, Any]:
+    """The whole record, with the provenance of the process that computes it."""
+    started = time.perf_counter()
+    try:
+        rows = compute(setting)
+    except Exception as error:  # keeps its kind, unlike one that is wrapped
+        error.add_note(f"while computing {base['experiment']} with {base['settings']}")
+        raise
+    origin = provenance()
+    origin["duration_seconds"] = round(time.perf_counter() - started, 3)
+    origin["finished_at"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = {**base, "rows": _rows(rows, base), "provenance": origin}
+    return dict(json.loads(json.dumps(record)))  # the same types whether computed now or read later
 
 
 def _rows(rows: Any, base: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -247,42 +260,3 @@ def _note_use(experiment: str, run_ids: list[str]) -> None:
     if note:
         with writing(Path(note)), open(note, "a", encoding="utf-8") as file:
             file.write(json.dumps({"experiment": experiment, "run_ids": run_ids}) + "\n")
-
-
-ANSWER_SECONDS = 5
-
-
-@contextlib.contextmanager
-def on_cluster(address: str | None = None) -> Iterator[bool]:
-    """Let joblib's calls inside go to the Dask scheduler at `address`, or at NNOPT_CLUSTER; None for neither.
-
-    Yields whether there is a cluster. A scheduler that does not answer within 5 seconds is refused.
-    """
-    address = address or os.environ.get("NNOPT_CLUSTER")
-    if not address:
-        yield False
-        return
-    import joblib
-
-    client = _connected(address)
-    try:
-        # n_jobs=-1: as many tasks at once as the cluster has workers. They may still be starting, as those
-        # that wait in the queue of SLURM are.
-        with joblib.parallel_config(backend="dask", n_jobs=-1, wait_for_workers_timeout=60):
-            yield True
-    finally:
-        client.close()
-
-
-def _connected(address: str) -> Any:
-    """A client of the Dask scheduler at `address`, or a refusal after a few seconds."""
-    from distributed import Client
-
-    try:
-        return Client(address, timeout=ANSWER_SECONDS)  # type: ignore[no-untyped-call]
-    # OSError where nothing answers, the others where the address is none.
-    except (OSError, ValueError, TypeError) as error:
-        remedy = "Start one with `dask scheduler`, or leave out cluster and NNOPT_CLUSTER to run here."
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        rule = "a cluster must be the address of a Dask scheduler that answers"
-        refuse(rule, f"{address!r} ({reason})", remedy)
