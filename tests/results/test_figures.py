@@ -260,6 +260,14 @@ def test_a_figure_that_was_just_saved_is_verified_where_it_was_saved(home):
     assert figures.verify(folder)["01-own.pdf"] == "stale, since its rows changed"
 
 
+def test_a_figure_that_was_just_saved_is_ones_own_even_if_another_is_published(paper):
+    root, _ = paper
+    changed = [{**INTERVALS[0], "mean": 0.945}, INTERVALS[1]]
+    figures.save_figure("01-intervals", changed, "intervals", x_label="accuracy", alt="A.", rests_on=RUNS)
+    verdicts = figures.verify(root / "build/figures/01-intervals")
+    assert len(verdicts) == 6 and set(verdicts.values()) == {"same"}
+
+
 def test_verify_says_of_every_figure_of_a_folder_what_became_of_it(own, tmp_path):
     _, folder = own
     root = folder.parent / "project"

@@ -206,7 +206,8 @@ def test_nbval_fails_on_a_timeout_and_on_an_unexpected_warning(project, monkeypa
     monkeypatch.setattr("nnopt_lib.course.chapters.check.CELL_TIMEOUT_SECONDS", 1)
     (chapter,) = find_chapters(["1"])
     notebook = nbformat.v4.new_notebook()
-    lines = ["import sys; print('careful', file=sys.stderr)", "1 / 0", "import time; time.sleep(9)", "x = 1"]
+    endless = "import threading; threading.Event().wait()"
+    lines = ["import sys; print('careful', file=sys.stderr)", "1 / 0", endless, "x = 1"]
     for number, line in enumerate(lines, start=1):
         notebook.cells.append(nbformat.v4.new_code_cell(line, execution_count=number))
     nbformat.write(notebook, chapter.notebook)

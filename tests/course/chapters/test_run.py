@@ -6,7 +6,7 @@ import concurrent.futures
 import hashlib
 import json
 import shutil
-import time
+import threading
 
 import nbformat
 import pytest
@@ -55,8 +55,12 @@ def test_nothing_changed_executes_nothing(executions):
     assert run_chapters(find_chapters()) == {"01-first": "executed", "02-second": "executed"}
     assert run_chapters(find_chapters()) == {"01-first": "fresh", "02-second": "fresh"}
     assert executions == ["01-first", "02-second"]
-    state = chapter_state(find_chapters()[0])
-    assert state.word == "fresh" and 0 <= state.duration_seconds < 5 and state.finished_at.endswith("+00:00")
+    state, note = (
+        chapter_state(find_chapters()[0]),
+        chapters_module.read_note(find_chapters()[0], "published"),
+    )
+    assert state.word == "fresh"
+    assert (state.duration_seconds, state.finished_at) == (note["duration_seconds"], note["finished_at"])
 
 
 def test_an_edit_made_while_a_chapter_runs_leaves_it_stale(project, monkeypatch):
@@ -73,15 +77,35 @@ def test_an_edit_made_while_a_chapter_runs_leaves_it_stale(project, monkeypatch)
 
 def test_two_runs_of_one_chapter_at_once_execute_it_once(executions, monkeypatch):
     (chapter,) = find_chapters(["1"])
-    held = files_module.lock(chapters_module.note_file(chapter, "quick"))
+    both_are_here, locked = threading.Barrier(2, timeout=60), []
+
+    def lock_together(path):
+        locked.append(path)
+        both_are_here.wait()  # neither has the lock yet, whatever it has looked at before
+        return files_module.lock(path)
+
+    monkeypatch.setattr(running, "lock", lock_together)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(run_chapter, chapter, "quick") for _ in range(2)]
-        time.sleep(0.2)
-        assert executions == []
-        with held:  # lets go at the end
-            pass
         assert sorted(run.result() for run in runs) == [False, True]
-    assert executions == ["01-first"]
+    assert executions == ["01-first"] and locked == [chapters_module.note_file(chapter, "quick")] * 2
+
+
+def test_a_run_waits_as_long_as_another_holds_its_chapter(executions, monkeypatch):
+    (chapter,) = find_chapters(["1"])
+    note_file = chapters_module.note_file(chapter, "quick")
+    seen = []
+
+    def free_meanwhile(path):
+        assert files_module.lock(path, timeout=0) is None  # taken: here a run would wait
+        seen.append(list(executions))
+        held.lock.release()
+        return files_module.lock(path)
+
+    monkeypatch.setattr(running, "lock", free_meanwhile)
+    held = files_module.lock(note_file)
+    assert run_chapter(chapter, "quick")
+    assert (seen, executions) == ([[]], ["01-first"])
 
 
 # Real kernels
