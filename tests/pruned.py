@@ -1,10 +1,14 @@
 """Models to remove nodes from, and what it means that two models give the same; for the tests of nodes."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.structure.spec import NetSpec, Node
 
 X = np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)
 
@@ -43,6 +47,73 @@ def check_random_graph(spec, framework, seed, sparsity):
     assert {name: value.shape for name, value in nnopt.get_weights(small).items()} == (
         after.parameter_shapes(trainable=False)
     )
+
+
+def _after_sigmoid(*nodes, rank=0, first=(), kind="sigmoid"):
+    """A layer of 6 nodes, `first` behind it, a sigmoid, `nodes` on that, and a dense layer that reads all."""
+    shape, source = ((5, 7, 6), "conv2d") if rank else ((5,), "dense")
+    size = {"filters": 6, "kernel": 3} if rank else {"units": 6}
+    chain = [Node("made", source, "input", size)]
+    for node in (*first, Node("sigmoid", "activation", "", {"kind": kind}), *nodes):
+        chain.append(node if node.inputs != ("",) else replace(node, inputs=(chain[-1].name,)))
+    if rank and not any(node.op in ("flatten", "global_pool") for node in chain):
+        chain.append(Node("flat", "flatten", chain[-1].name))
+    return NetSpec(shape, (*chain, Node("head", "dense", chain[-1].name, {"units": 4})))
+
+
+def _kind(kind):
+    return Node(kind, "activation", "", {"kind": kind})
+
+
+def _conv(bias=True, **options):
+    return Node("reads", "conv2d", "", {"filters": 5, "kernel": 3, "bias": bias, **options})
+
+
+_NORM = Node("norm", "batch_norm", "")
+# Networks in which removed nodes leave a constant that another layer reads. Biases and statistics are random.
+LEAVING_CONSTANTS = {
+    "dense": _after_sigmoid(),
+    "batch norm before": _after_sigmoid(first=[_NORM]),
+    "batch norm before, convolution": _after_sigmoid(_conv(), first=[_NORM], rank=2),
+    "convolution": _after_sigmoid(_conv(), rank=2),
+    "convolution without a bias": _after_sigmoid(_conv(bias=False), rank=2),
+    "strided convolution": _after_sigmoid(_conv(stride=2, kernel=(3, 1)), rank=2),
+    "batch norm on what reads": _after_sigmoid(_conv(bias=False), Node("norm", "batch_norm", ""), rank=2),
+    "flatten": _after_sigmoid(rank=2),
+    "mean of a map": _after_sigmoid(Node("pool", "global_pool", ""), rank=2),
+    "largest of a map": _after_sigmoid(Node("pool", "global_pool", "", {"kind": "max"}), rank=2),
+    "pooled": _after_sigmoid(Node("pool", "avg_pool", "", {"size": 2}), _conv(kernel=2), rank=2),
+    **{f"{kind} on it": _after_sigmoid(_kind(kind)) for kind in ("relu", "gelu", "silu", "tanh")},
+    "a second one": _after_sigmoid(Node("second", "activation", "", {"kind": "sigmoid"})),
+    "summed": _after_sigmoid(Node("sum", "add", ("sigmoid", "made", "sigmoid"))),
+    "multiplied": _after_sigmoid(Node("product", "multiply", ("sigmoid", "sigmoid"))),
+    "joined": _after_sigmoid(
+        Node("other", "dense", "input", {"units": 6}),
+        Node("gelu", "activation", "other", {"kind": "gelu"}),
+        Node("joined", "concat", ("gelu", "sigmoid", "other", "sigmoid")),
+    ),
+}
+
+
+NORM_BEHIND_SIGMOID = _after_sigmoid(Node("norm", "batch_norm", ""))
+
+
+def check_constants_are_folded(spec, framework):
+    """Removed with fold=True the outputs stay, in every output that reads them; without it is a refusal."""
+    check_random_graph(spec, framework, 3, 0.5)
+    model = randomized(spec, framework, 3)
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", score="random", scope="layer", seed=3)
+    with pytest.raises(NnoptError, match="would change its outputs; received a sigmoid, which makes 0.5"):
+        nnopt.remove_nodes(model, masks)
+    x = np.random.default_rng(3).standard_normal((3, *spec.input_shape), np.float32)
+    small = nnopt.remove_nodes(model, masks, fold=True)
+    reader = "reads/bias" if any(node.name == "reads" for node in spec.nodes) else "head/bias"
+    before, after = (nnopt.get_weights(one) for one in (model, small))
+    kept = masks["reads"] if reader == "reads/bias" else slice(None)
+    own = before[reader][kept] if reader in before else 0.0  # a bias is made where there was none
+    assert (np.abs(after[reader] - own) > 1e-4).all()  # every output reads the constants
+    nnopt.set_weights(small, {**after, reader: after[reader] * 0 + own})
+    assert not close(nnopt.predict(model, x), nnopt.predict(small, x))  # and needs them
 
 
 def pruned_lenet():

@@ -20,9 +20,14 @@ SOURCE = ROOT / writeup.SOURCE
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A clean clone of what is committed."""
+    """What a commit of the working tree would hold, and nothing of what git ignores."""
     folder = tmp_path_factory.mktemp("clean") / "clone"
-    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)], check=True)
+    words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():  # not one that was deleted and is in the index still
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +135,91 @@ def test_a_damaged_record_is_named_set_aside_and_computed_again(home, damage, re
     assert str(warned[0].message) == f"{victim} {reason}; set aside as {aside.name}, computed again."
     assert compute.seeds == [1] and aside.read_text() == damaged
     assert run_experiment("01-try", SETTINGS, compute) == rows and compute.seeds == [1]
+
+
+def test_a_whole_record_under_the_name_of_another_run_or_experiment_is_not_that_runs_result(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    store = home / "build" / "store"
+    names = [store / "01-try" / f"{row['run_id']}.json" for row in rows]
+    other = store / "01-other" / names[0].name
+    names[0].replace(names[1])  # whole and sealed, and found where another run's result is looked for
+    other.parent.mkdir()
+    other.write_bytes(names[2].read_bytes())
+    compute = Counting()
+    with pytest.warns(UserWarning, match="does not hold the result that its name promises; set aside as"):
+        assert run_experiment("01-try", SETTINGS, compute) == rows
+    assert compute.seeds == [0, 1]
+    with pytest.warns(UserWarning, match="01-other.* does not hold the result that its name promises"):
+        assert records.read_record(other) is None
+
+
+def test_a_published_record_of_another_experiment_is_left_out(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    path = records.publish("01-try", [row["run_id"] for row in rows])
+    path.with_name("01-other.jsonl").write_bytes(path.read_bytes())
+    assert len(records.damaged_lines("01-other")) == 4
+    with pytest.warns(UserWarning, match="does not hold the result that its name promises; left out"):
+        assert records.read_published("01-other") == {}
+
+
+def test_every_damaged_record_of_one_name_is_kept_the_first_under_the_first_number(home):
+    rows = run_experiment("01-try", SETTINGS[:1], Counting())
+    victim = record_files(home)[0]
+    for number in (1, 2, 3):
+        victim.write_text(f"damage {number}")
+        with pytest.warns(
+            UserWarning, match=rf"; set aside as {victim.name}.damaged-{number}, computed again"
+        ):
+            assert run_experiment("01-try", SETTINGS[:1], Counting()) == rows
+    aside = {path.name: path.read_text() for path in victim.parent.glob("*.damaged-*")}
+    assert aside == {f"{victim.name}.damaged-{number}": f"damage {number}" for number in (1, 2, 3)}
+
+
+# Cleaning the store
+
+
+def aged(folder, ages):
+    """Files by name, each last written so many days ago."""
+    folder.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    for name, days in ages.items():
+        (folder / name).write_text("")
+        os.utime(folder / name, (now - days * 86_400,) * 2)
+    return folder
+
+
+def names_of(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_cleaning_takes_what_was_set_aside_and_what_runs_left_more_than_a_day_ago(home):
+    ages = {"a.json": 400, "b.json.lock": 400, "young.tmp": 0, "day.tmp": 0.9, "old.tmp": 1.1, "older.tmp": 9}
+    ages |= {"c.json.damaged-1": 0, "c.json.damaged-2": 9}
+    store = aged(home / "build" / "store" / "01-try", ages)
+    gone = {"old.tmp", "older.tmp", "c.json.damaged-1", "c.json.damaged-2"}
+    assert {path.name for path in records.clean(dry_run=True)} == gone
+    assert names_of(store) == set(ages)
+    assert {path.name for path in records.clean()} == gone
+    assert names_of(store) == set(ages) - gone
+    assert records.clean() == []
+
+
+def test_cleaning_by_age_takes_older_records_and_nothing_else(home):
+    ages = {"a.json": 0, "b.json": 2.9, "c.json": 3.1, "d.json": 400, "e.lock": 400, "young.tmp": 0}
+    store = aged(home / "build" / "store" / "01-try", ages)
+    assert {path.name for path in records.clean(3)} == {"c.json", "d.json"}
+    assert names_of(store) == {"a.json", "b.json", "e.lock", "young.tmp"}
+    records.clean(0)
+    assert names_of(store) == {"e.lock", "young.tmp"}
+
+
+def test_a_record_is_not_needed_only_if_its_own_experiment_has_published_it(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    ids = [row["run_id"] for row in rows]
+    records.publish("01-try", ids[:1])
+    other = aged(home / "build" / "store" / "01-other", {f"{ids[0]}.json": 0})
+    assert [path.stem for path in records.clean()] == ids[:1]
+    assert names_of(other) == {f"{ids[0]}.json"}
 
 
 @settings(deadline=None)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.data import classification, load_data
 from nnopt_lib.data.catalog import MNIST_FILES
+from nnopt_lib.experiments import run as running
 from nnopt_lib.experiments.records import run_id
 from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.experiments.run import run_experiment
@@ -115,7 +117,22 @@ def test_every_record_says_where_it_comes_from(home):
     assert origin["versions"]["python"] == sys.version.split()[0]
     assert origin["versions"]["numpy"] == np.__version__
     assert origin["hardware"]["memory_bytes"] > 1e8 and origin["hardware"]["cores"] >= 1
-    assert 0 <= origin["duration_seconds"] < 5 and origin["finished_at"].endswith("+00:00")
+
+
+def test_a_record_says_how_long_it_took_to_compute_and_when_it_was_finished(home, monkeypatch):
+    watch, days = iter((100.0, 107.65432)), iter((30, 31))
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            assert tz is datetime.UTC
+            return cls(2031, 12, next(days), 23, 59, 58, 7, tzinfo=tz)
+
+    monkeypatch.setattr(running, "time", SimpleNamespace(perf_counter=lambda: next(watch)))
+    monkeypatch.setattr(running, "datetime", SimpleNamespace(datetime=Clock, UTC=datetime.UTC))
+    run_experiment("01-try", SETTINGS[:1], Counting())
+    origin = json.loads(record_files(home)[0].read_text())["provenance"]
+    assert (origin["duration_seconds"], origin["finished_at"]) == (7.654, "2031-12-30T23:59:58+00:00")
 
 
 # Refusals
@@ -276,89 +293,131 @@ def test_what_is_made_and_not_committed_goes_where_nnopt_build_says(home, tmp_pa
 
 SWEEP = textwrap.dedent(
     """
-    import dataclasses, json, os, sys, time
+    import dataclasses, json, os, signal, sys, time
+    from pathlib import Path
     from nnopt_lib.experiments.run import run_experiment
+
+    log, gates, crash = sys.argv[1:]
+    crash_at, _, crash_seed = crash.rpartition(" ")  # where, and in which setting, the process kills itself
+    current = None
+
+    def die(place):
+        if place == crash_at and str(current) == crash_seed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    plain_replace = os.replace
+
+    def replace(source, target):  # what gives a finished record its name
+        die("before naming")
+        plain_replace(source, target)
+        die("after naming")
+
+    os.replace = replace
 
     @dataclasses.dataclass(frozen=True)
     class Settings:
         seed: int
 
     def compute(settings):
-        time.sleep(float(sys.argv[2]))
-        with open(sys.argv[1], "a") as log:
-            log.write(f"{settings.seed}\\n")
+        global current
+        current = settings.seed
+        die("computing")
+        with open(log, "a") as file:
+            file.write(f"{settings.seed}\\n")
+        while gates and not os.path.exists(f"{gates}/{settings.seed}"):
+            time.sleep(0.002)  # until the test opens its gate
         return {"square": settings.seed**2}
 
-    open(sys.argv[1] + ".ready", "w").close()
-    while not all(map(os.path.exists, sys.argv[3:])):
-        time.sleep(0.002)
     print(json.dumps(run_experiment("01-try", [Settings(seed) for seed in range(20)], compute)))
     """
 )
 
 
-def sweep(home: Path, log: Path, seconds: float, *wait_for: Path, **environment: str) -> subprocess.Popen:
-    """A sweep in a process of its own, which begins when the files in `wait_for` are there."""
-    command = [sys.executable, "-c", SWEEP, str(log), str(seconds), *map(str, wait_for)]
+def sweep(home: Path, log: Path, gates: Path | str = "", crash: str = "") -> subprocess.Popen:
+    """A sweep in a process of its own; each setting is computed when there is a file of its seed in `gates`."""
+    command = [sys.executable, "-c", SWEEP, str(log), str(gates), crash]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NNOPT_HOME": str(home), **environment}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "NNOPT_HOME": str(home)}
     )
 
 
-def test_a_sweep_killed_ten_times_resumes_and_ends_with_the_same_rows(home):
+def logged(log: Path) -> list[int]:
+    """The seeds that a sweep has begun to compute."""
+    return [int(seed) for seed in log.read_text().split()] if log.exists() else []
+
+
+def appear(what, *processes: subprocess.Popen) -> None:
+    """Wait until ``what()`` is true while the processes run; pytest's own timeout is the limit."""
+    while not what():
+        assert all(process.poll() is None for process in processes), "a sweep ended before"
+        time.sleep(0.002)
+
+
+def seeds_stored(home: Path) -> set[int]:
+    return {json.loads(path.read_text())["settings"]["seed"] for path in record_files(home)}
+
+
+def test_a_sweep_killed_at_every_point_resumes_and_ends_with_the_same_rows(home):
     undisturbed, log = home / "undisturbed", home / "log"
     undisturbed.mkdir()
-    expected = json.loads(sweep(undisturbed, home / "other", 0).communicate()[0])
-    chance, done_before, kills_in_the_sweep = random.Random(7), set(), 0
-    for _ in range(10):
-        process = sweep(home, log, 0.02)
-        deadline = time.monotonic() + 20
-        while (
-            not record_files(home)[len(done_before) :]
-            and time.monotonic() < deadline
-            and process.poll() is None
-        ):
-            time.sleep(0.002)  # the sweep has begun; kill it at a random moment from here
-        time.sleep(chance.uniform(0, 0.03))
-        kills_in_the_sweep += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        done_before = {path.stem for path in record_files(home)}
-    assert kills_in_the_sweep >= 6
-    finished = sweep(home, log, 0)
-    rows = json.loads(finished.communicate()[0])
-    assert finished.returncode == 0 and rows == expected
-    computed = log.read_text().split()
-    # Logged before it is stored: a kill between the two repeats that one row, at most one per kill.
-    assert set(computed) == {str(seed) for seed in range(20)}
-    assert len(computed) - 20 <= 10
-    assert not [path for path in record_files(home) if path.suffix == ".damaged-1"]
+    expected = json.loads(sweep(undisturbed, home / "other").communicate()[0])
+    for place, seed, stored in (
+        ("computing", 0, 0),
+        ("before naming", 0, 0),
+        ("after naming", 0, 1),
+        ("computing", 5, 5),
+        ("before naming", 7, 7),
+        ("before naming", 7, 7),  # twice at the same point
+        ("after naming", 12, 13),
+        ("computing", 19, 19),
+        ("after naming", 19, 20),
+    ):
+        killed = sweep(home, log, crash=f"{place} {seed}")
+        killed.communicate()
+        assert killed.returncode == -signal.SIGKILL
+        assert seeds_stored(home) == set(range(stored))  # whole records, all that was finished
+    finished = sweep(home, log)
+    assert json.loads(finished.communicate()[0]) == expected and finished.returncode == 0
+    # Begun again are only those that were computed and not yet named when the kill came.
+    assert sorted(logged(log)) == sorted([*range(20), 0, 7, 7])
+    assert not [path for path in record_files(home)[0].parent.iterdir() if ".damaged" in path.name]
 
 
-def test_finished_rows_are_never_computed_again_after_a_kill(home):
-    log = home / "log"
-    process = sweep(home, log, 0.03)
-    while len(record_files(home)) < 5 and process.poll() is None:
-        time.sleep(0.005)
+def test_finished_rows_are_never_computed_again_after_a_kill_from_outside(home):
+    log, gates = home / "log", home / "gates"
+    gates.mkdir()
+    for seed in range(5):
+        (gates / str(seed)).touch()
+    process = sweep(home, log, gates)
+    appear(lambda: 5 in logged(log), process)  # it waits in the sixth
     process.kill()
     process.communicate()
-    finished = {str(json.loads(path.read_text())["settings"]["seed"]) for path in record_files(home)}
-    before = len(log.read_text().split())
-    assert 5 <= len(finished) < 20
-    sweep(home, log, 0).communicate()
-    assert len(record_files(home)) == 20
-    assert not finished & set(log.read_text().split()[before:])
+    assert seeds_stored(home) == set(range(5))
+    sweep(home, log).communicate()
+    assert seeds_stored(home) == set(range(20))
+    assert logged(log) == [*range(6), *range(5, 20)]
 
 
+@pytest.mark.timeout(120)
 def test_two_runs_on_one_store_share_the_work(home):
-    logs = home / "first", home / "second"
-    ready = [home / f"{log.name}.ready" for log in logs]
-    runs = [sweep(home, log, 0.03, *ready) for log in logs]
+    """One moves at a time, past the setting in which the other is at that moment."""
+    logs, gates = (home / "first", home / "second"), home / "gates"
+    gates.mkdir()
+    runs = [sweep(home, logs[0], gates)]
+    appear(lambda: logged(logs[0]) == [0], *runs)
+    runs.append(sweep(home, logs[1], gates))
+    appear(lambda: logged(logs[1]) == [1], *runs)
+    begun = ([0], [1])
+    for turn, seed in ((0, 2), (0, 3), (1, 4), (0, 5), (1, 6), (1, 7)):
+        (gates / str(begun[turn][-1])).touch()
+        begun[turn].append(seed)
+        appear(lambda turn=turn: len(logged(logs[turn])) == len(begun[turn]), *runs)
+        assert [logged(log) for log in logs] == list(begun)
+    for seed in range(20):
+        (gates / str(seed)).touch()
     rows = [json.loads(run.communicate()[0]) for run in runs]
-    computed = [log.read_text().split() if log.exists() else [] for log in logs]
-    assert rows[0] == rows[1]
-    assert sorted(computed[0] + computed[1], key=int) == [str(seed) for seed in range(20)]
-    assert min(map(len, computed)) >= 4  # neither only waits for the other
+    assert rows[0] == rows[1] and [row["square"] for row in rows[0]] == [seed**2 for seed in range(20)]
+    assert sorted(logged(logs[0]) + logged(logs[1])) == list(range(20))
 
 
 def test_processes_and_joblibs_own_configuration_give_the_same_rows(home, monkeypatch):

@@ -20,6 +20,26 @@ def test_interval_equals_scipy_on_a_textbook_sample():
     assert (low, high) == pytest.approx(student, abs=0.12 * (student[1] - student[0]))
 
 
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])
+def test_an_interval_is_as_wide_as_its_confidence_asks(confidence):
+    from scipy.stats import t
+
+    sample = np.random.default_rng(1).normal(5, 2, 40)
+    student = t.interval(confidence, 39, sample.mean(), sample.std(ddof=1) / math.sqrt(40))
+    about = pytest.approx(student, abs=0.12 * (student[1] - student[0]))
+    assert measure.interval(sample, confidence=confidence)[1:] == about
+    shared = np.linspace(-100, 100, 40)  # far wider than what is asked for, unless pairing takes it away
+    assert measure.paired_difference(sample + shared, shared, confidence=confidence)[1:] == about
+
+
+def test_an_interval_of_medians_has_its_confidence_too():
+    """Dropping any one of these values leaves their median, so the bootstrap takes its other way, percentiles."""
+    values = [1.0, 2.0, 2.0, 2.0, 9.0]
+    # Three of five draws are the 1 with a chance of 5.8 %, and as often the 9: within 99 %, outside 50 %.
+    assert measure.interval(values, statistic=np.median, confidence=0.5) == (2.0, 2.0, 2.0)
+    assert measure.interval(values, statistic=np.median, confidence=0.99) == (2.0, 1.0, 9.0)
+
+
 def test_interval_covers_about_as_often_as_it_says():
     random = np.random.default_rng(7)
     covered = 0

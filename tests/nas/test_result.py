@@ -6,6 +6,7 @@ import pytest
 import nnopt_lib as nnopt
 from nnopt_lib import measure
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.nas.result import Candidate, SearchResult
 from tests.nas.spaces import OPTIONS, RECIPE, WIDTHS, widths
 
 pytestmark = pytest.mark.torch
@@ -34,6 +35,43 @@ def test_best_is_chosen_on_validation_data_and_equals_a_loop_by_hand():
     assert not any("test" in name for row in result.rows for name in row)
     # Test rows join the evidence only once they were read; both kinds know their experiment.
     assert [row.experiment for row in result.evidence] == ["search"] * len(result.rows) + ["search-test"] * 3
+
+
+def found(*candidates):
+    """A result of candidates (name, parameters, steps, accuracies by seed) that nobody trained."""
+    digits = nnopt.load_data("digits")
+    result = SearchResult("search", digits, digits, RECIPE, 3, nnopt.Budget(), {})
+    spec = nnopt.mlp((4,), inputs=64, outputs=10)
+    for name, parameters, steps, accuracies in candidates:
+        result.trained.append(Candidate({"name": name}, spec, parameters, 10 * parameters, steps, accuracies))
+    return result
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_of_equally_accurate_candidates_the_smallest_is_the_best_wherever_it_stands(turn):
+    candidates = [
+        ("large", 900, 5, [0.75, 0.75, 0.75]),
+        ("small", 300, 5, [0.75, 0.5, 1.0]),  # the same mean, exactly: sums of halves and quarters
+        ("middle", 500, 5, [1.0, 0.5, 0.75]),
+        ("smallest, less accurate", 100, 5, [0.75, 0.5, 0.5]),
+    ]
+    assert found(*candidates[turn:], *candidates[:turn]).best.choice == {"name": "small"}
+
+
+def test_of_equally_accurate_candidates_of_one_size_the_first_asked_for_is_the_best():
+    twins = [("first", 300, 5, [0.75] * 3), ("second", 300, 5, [0.75] * 3), ("third", 400, 5, [0.75] * 3)]
+    assert found(*twins).best.choice == {"name": "first"}
+    assert found(twins[2], twins[1], twins[0]).best.choice == {"name": "second"}
+
+
+def test_the_best_is_the_most_accurate_on_average_of_those_trained_in_full():
+    candidates = [
+        ("good on average", 900, 5, [0.75, 0.75, 0.75]),
+        ("best once", 100, 5, [1.0, 0.25, 0.25]),
+        ("good for a third of the steps", 100, 2, [1.0, 1.0, 1.0]),
+    ]
+    assert found(*candidates).best.choice == {"name": "good on average"}
+    assert [each.choice["name"] for each in found(*candidates).candidates] == ["good on average", "best once"]
 
 
 def test_front_has_what_no_candidate_beats():

@@ -11,6 +11,9 @@ import pytest
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.experiments.rows import Row
+from nnopt_lib.nas import result as nas_result
+from nnopt_lib.structure.spec import NetSpec
 from tests.dask_processes import dask_processes
 from tests.nas.spaces import OPTIONS, RECIPE, WIDTHS, widths
 
@@ -22,15 +25,137 @@ def run_in(folder, monkeypatch, **options):
     return nnopt.search(widths(), **{**OPTIONS, **options})
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "grid"])
-def test_samplers_repeat_themselves_and_never_train_twice(sampler, tmp_path, monkeypatch):
-    options = {"sampler": sampler, "candidates": 6, "seed": 5}
-    if sampler == "nsga2":
-        options["objectives"] = ("accuracy", "parameters")
+# Samplers, on networks whose accuracy is a formula, so that many can be asked for without training one
+
+PEAK = (44, 20)  # of two layers' widths from 1 to 64: an expensive place, so that good is not cheap by itself
+
+
+def two_layers(first, second):
+    """Each width a number, or in a tuple, which is a category to Optuna."""
+    widths = [width[0] if isinstance(width, tuple) else width for width in (first, second)]
+    return nnopt.mlp(tuple(widths), inputs=64, outputs=10)
+
+
+def hidden(spec):
+    return tuple(node.options["units"] for node in spec.nodes if node.op == "dense")[:2]
+
+
+def hill(spec):
+    """1 at the peak, less by the squared distance from it."""
+    return 1 - sum(((width - peak) / 64) ** 2 for width, peak in zip(hidden(spec), PEAK, strict=True))
+
+
+@pytest.fixture
+def by_formula(monkeypatch):
+    """A function that searches without training; accuracies are those of a formula, `hill` by default."""
+
+    def search(sampler, formula=hill, options=None, **more):
+        def computed(experiment, settings, compute, **_):
+            return [
+                Row(
+                    {
+                        "seed": seed,
+                        "validation_accuracy": formula(NetSpec.from_json(setting.network)),
+                        "run_id": "x",
+                    },
+                    experiment=experiment,
+                )
+                for setting in settings
+                for seed in range(setting.seeds)
+            ]
+
+        monkeypatch.setattr(nas_result, "run_experiment", computed)
+        options = options or {"first": range(1, 65), "second": range(1, 65)}
+        space = nnopt.SearchSpace(two_layers, **options)
+        return nnopt.search(space, sampler=sampler, **{**OPTIONS, "seeds": 1, **more})
+
+    return search
+
+
+def asked(result):
+    return [hidden(candidate.spec) for candidate in result.candidates]
+
+
+BOTH = ("accuracy", "parameters")
+
+
+def test_a_sampler_repeats_itself_under_its_seed_and_no_two_are_the_same(by_formula):
+    lists = []
+    for sampler, objectives in (("random", BOTH[:1]), ("tpe", BOTH[:1]), ("nsga2", BOTH)):
+        for seed in (5, 6):
+            first, again = (
+                asked(by_formula(sampler, candidates=24, seed=seed, objectives=objectives)) for _ in range(2)
+            )
+            assert first == again and len(set(first)) == len(first) == 24  # and none is trained twice
+            lists.append(first)
+    lists.append(asked(by_formula("grid", candidates=24)))
+    assert len({tuple(sorted(widths)) for widths in lists}) == len(lists)
+
+
+def test_a_grid_is_gone_through_from_its_beginning_whatever_the_seed(by_formula):
+    options = {"first": [3, 1, 2], "second": [9, 7]}
+    in_turn = [(3, 9), (3, 7), (1, 9), (1, 7), (2, 9), (2, 7)]
+    for seed in (0, 1):
+        assert asked(by_formula("grid", options=options, seed=seed)) == in_turn
+        assert asked(by_formula("grid", options=options, seed=seed, candidates=4)) == in_turn[:4]
+    assert asked(by_formula(None, options=options)) == in_turn  # where the space is small enough
+    assert asked(by_formula(None, candidates=40)) == asked(by_formula("tpe", candidates=40))
+
+
+def gap_of_later_half(result):
+    later = result.candidates[len(result.candidates) // 2 :]
+    return np.mean([1 - candidate.score for candidate in later])
+
+
+@pytest.mark.parametrize(("kind", "of_random"), [("whole numbers", 0.5), ("categories", 0.85)])
+def test_tpe_goes_where_candidates_were_good_and_random_search_does_not(by_formula, kind, of_random):
+    """In the same number of candidates; random search is about 0.25 below the peak, whenever it asks.
+
+    Of a category tpe learns nothing about its neighbors, so it needs more candidates to come as near.
+    """
+    options = {"first": range(1, 65), "second": range(1, 65)}
+    if kind == "categories":
+        options = {name: [(width,) for width in range(4, 65, 4)] for name in options}
+    count = {"options": options, "candidates": 60}
+    gaps = {
+        sampler: np.mean([gap_of_later_half(by_formula(sampler, seed=seed, **count)) for seed in range(5)])
+        for sampler in ("random", "tpe")
+    }
+    assert 0.15 < gaps["random"] < 0.35
+    assert gaps["tpe"] < of_random * gaps["random"]
+
+
+@pytest.mark.parametrize("cost", ["parameters", "macs"])
+def test_nsga2_moves_to_what_is_good_and_cheap_and_random_search_does_not(by_formula, cost):
+    gaps, costs = {}, {}
+    for sampler in ("random", "nsga2"):
+        results = [
+            by_formula(sampler, candidates=100, objectives=("accuracy", cost), seed=seed) for seed in range(3)
+        ]
+        later = [candidate for result in results for candidate in result.candidates[50:]]
+        gaps[sampler] = np.mean([1 - candidate.score for candidate in later])
+        costs[sampler] = np.mean([getattr(candidate, cost) for candidate in later])
+    assert gaps["nsga2"] < 0.9 * gaps["random"]
+    assert costs["nsga2"] < 0.9 * costs["random"]
+
+
+def test_halving_keeps_the_first_of_equal_candidates(by_formula):
+    recipe = dataclasses.replace(RECIPE, steps=18)
+    nine = {"first": [4], "second": range(1, 10)}
+    halving = {"candidates": 9, "halving": "successive", "training": recipe}
+    found = by_formula("grid", lambda spec: 0.5, nine, **halving)
+    steps = {hidden(candidate.spec)[1]: candidate.steps for candidate in found.trained}
+    assert steps == {1: 18, 2: 6, 3: 6, **dict.fromkeys(range(4, 10), 2)}
+
+
+# Trained
+
+
+def test_a_trained_search_repeats_itself_in_another_store(tmp_path, monkeypatch):
+    options = {"sampler": "tpe", "candidates": 3, "seed": 5}
     first = run_in(tmp_path / "a", monkeypatch, **options)
     again = run_in(tmp_path / "b", monkeypatch, **options)
-    assert first.rows == again.rows and len(first.candidates) == 6
-    assert len({candidate.spec.to_json() for candidate in first.candidates}) == 6
+    assert first.rows == again.rows and len(first.candidates) == 3
 
 
 def test_candidates_over_budget_and_networks_that_cannot_be_are_never_trained():

@@ -5,6 +5,7 @@ from torch import nn
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.structure.weights import INITIALIZERS
 from tests.networks import arrays
 from tests.pruning.torch_models import (
     SPEC,
@@ -73,12 +74,38 @@ def test_reinitialized_weights_have_the_spread_of_new_ones():
     assert abs(weights.mean()) < 0.001
 
 
-def test_reinitializing_a_described_network_equals_building_it():
+@pytest.mark.parametrize("init", INITIALIZERS)
+def test_reinitializing_a_described_network_equals_building_it(init):
     spec = nnopt.mlp((9,), inputs=12, outputs=4)
     model = nnopt.build(spec, seed=1)
+    nnopt.reinitialize(model, seed=7, init=init)
+    after = nnopt.get_weights(model)
+    for other in INITIALIZERS:  # equal to its own initializer's network, and to no other's
+        expected = nnopt.get_weights(nnopt.build(spec, seed=7, init=other))
+        equal = np.array_equal(after["dense_1/kernel"], expected["dense_1/kernel"])
+        assert equal == all(np.array_equal(after[name], expected[name]) for name in after) == (other == init)
+
+
+def test_reinitializing_a_described_network_draws_as_building_by_default_does():
+    model = nnopt.build(SPEC, seed=1)
     nnopt.reinitialize(model, seed=7)
-    expected = nnopt.get_weights(nnopt.build(spec, seed=7))
+    expected = nnopt.get_weights(nnopt.build(SPEC, seed=7))
     assert all(np.array_equal(value, expected[name]) for name, value in nnopt.get_weights(model).items())
+
+
+def test_an_initializer_plays_no_part_for_a_model_that_nobody_described():
+    one, other = mlp(), mlp()
+    nnopt.reinitialize(one, seed=7, init="he_normal")
+    nnopt.reinitialize(other, seed=7)
+    assert [bits(p) for p in one.parameters()] == [bits(p) for p in other.parameters()]
+
+
+def test_an_unknown_initializer_is_refused_and_the_weights_stay():
+    model = nnopt.build(SPEC, seed=1)
+    before = [bits(p) for p in model.parameters()]
+    with pytest.raises(NnoptError, match="^init must be one of glorot_uniform, "):
+        nnopt.reinitialize(model, seed=7, init="he_norm")
+    assert [bits(p) for p in model.parameters()] == before
 
 
 def test_levels_nest_and_rewind():

@@ -51,6 +51,51 @@ def test_constants_behind_a_sigmoid_are_folded():
     )
 
 
+def folded(spec, kept, weights):
+    """The smaller network's weights with the constants of removed nodes added to its biases."""
+    coupling = couple(spec)
+    resized = resize(coupling, kept.astype(int), whole_groups=True)
+    small = resized.weights(weights)
+    fold_constants(coupling, kept, weights, resized.spec(), small, fold=True)
+    return small
+
+
+def test_constants_are_added_to_the_bias_of_every_output_by_hand():
+    """Two of three maps go; each leaves 0.5 at every place of a 1 x 2 kernel of each of two filters."""
+    made = Node("made", "conv2d", "input", {"filters": 3, "kernel": 1})
+    gate = Node("gate", "activation", "norm", {"kind": "sigmoid"})
+    reads = Node("reads", "conv2d", "gate", {"filters": 2, "kernel": (1, 2)})
+    nodes = (made, Node("norm", "batch_norm", "made"), gate, reads, Node("flat", "flatten", "reads"))
+    spec = NetSpec((1, 1, 3), (*nodes, Node("head", "dense", "flat", {"units": 2})))
+    weights = {name: value + 9 for name, value in initial_weights(spec, 1).items()}
+    weights["reads/kernel"] = np.array(
+        [[[[1.0, 2.0]], [[4.0, 8.0]], [[16.0, 32.0]]], [[[-1.0, 3.0]], [[-5.0, 7.0]], [[0.0, -9.0]]]],
+        np.float32,
+    )
+    weights["reads/bias"] = np.array([100.0, -100.0], np.float32)
+    small = folded(spec, np.array([False, True, False, True, True]), weights)
+    # 100 + (1 + 2 + 16 + 32) / 2, and -100 + (-1 + 3 + 0 - 9) / 2
+    assert small["reads/bias"].tolist() == [125.5, -103.5]
+    assert small["reads/kernel"].tolist() == [[[[4.0, 8.0]]], [[[-5.0, 7.0]]]]
+    small = folded(spec, np.array([False, True, False, False, True]), weights)
+    assert small["reads/bias"].tolist() == [-103.5]  # of the filter that stays
+    assert np.array_equal(small["head/bias"], weights["head/bias"])  # 0, not a constant, behind a filter
+
+
+def test_a_batch_norm_behind_a_sigmoid_leaves_nothing_to_fold():
+    """Its scale and shift are masked along with the node, so its 0.5 comes out as 0."""
+    nodes = (
+        Node("dense_1", "dense", "input", {"units": 3}),
+        Node("gate", "activation", "dense_1", {"kind": "sigmoid"}),
+        Node("norm", "batch_norm", "gate"),
+    )
+    spec = NetSpec((2,), (*nodes, Node("out", "dense", "norm", {"units": 2})))
+    coupling, kept = couple(spec), np.array([True, False, True])
+    weights = {name: value + 9 for name, value in initial_weights(spec, 1).items()}
+    assert not constants(coupling, kept)["norm"].any()
+    assert np.array_equal(folded(spec, kept, weights)["out/bias"], weights["out/bias"])
+
+
 @pytest.mark.torch
 def test_nodes_of_the_masks_alone_make_the_same_model(tmp_path):
     import torch

@@ -139,7 +139,14 @@ def test_a_damaged_file_is_written_anew(records, tmp_path):
     ("measured", "half_width", "verdict"),
     [
         ((68.5, 67.9, 69.1), 2.0, "replayed, inside"),
-        ((71.0, 70.0, 72.0), 2.0, "replayed, inside"),  # touching bands overlap
+        ((71.0, 70.0, 72.0), 2.0, "replayed, inside"),  # touching bands overlap, from above
+        ((65.0, 64.0, 66.0), 2.0, "replayed, inside"),  # and from below
+        ((68.0, 60.0, 80.0), 2.0, "replayed, inside"),  # one band within the other, either way
+        ((68.5, 68.0, 69.0), 0.0, "replayed, inside"),
+        ((67.5, 67.0, 68.0), 0.0, "replayed, inside"),
+        ((69.0, 69.0, 75.0), 2.0, "replayed, inside"),  # a mean at an end of its own interval
+        ((60.0, 59.0, 67.0), 2.0, "replayed, inside"),  # bands overlap though neither holds the other's mean
+        ((76.0, 69.0, 77.0), 2.0, "replayed, inside"),
         ((71.5, 70.5, 72.5), 2.0, "replayed, differs, because other data"),
         ((65.0, 64.0, 65.9), 2.0, "replayed, differs, because other data"),
         ((68.5, 68.1, 69.1), 0.0, "replayed, differs, because other data"),
@@ -159,6 +166,8 @@ def test_a_replay_is_inside_when_bands_overlap(records, capsys, measured, half_w
     [
         ((0.5, 0.4, 0.6), "replayed, inside"),
         ((0.3, 0.2, 0.4), "replayed, inside"),
+        ((0.25, 0.2, 0.3), "replayed, inside"),  # just reached
+        ((0.2, 0.1, 0.4), "replayed, inside"),  # the interval reaches beyond, the mean does not
         ((0.2, 0.1, 0.29), "replayed, differs, because other data"),
     ],
 )

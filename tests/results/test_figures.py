@@ -207,6 +207,94 @@ def test_verify_names_the_row_file_that_changed_under_a_figure(paper):
     assert set(verdicts.values()) == {"stale, since chapters/results/01-runs.jsonl changed"}
 
 
+@pytest.fixture
+def own(paper, tmp_path):
+    """Beside the published figure one of one's own with another mean, drawn: its file, and the folder drawn to."""
+    root, _ = paper
+    published = root / "chapters/results/figures/01-intervals.json"
+    figure = {**json.loads(published.read_text()), "rests_on": ["01-runs"]}
+    figure["rows"][0]["mean"] = 0.945
+    made = root / "build/figures/01-intervals/figure.json"
+    made.parent.mkdir(parents=True)
+    made.write_text(json.dumps(figure))
+    figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "own", own=True)
+    return made, tmp_path / "own"
+
+
+def with_mean(file, mean):
+    figure = json.loads(file.read_text())
+    figure["rows"][0]["mean"] = mean
+    file.write_text(json.dumps(figure))
+
+
+def test_verify_compares_ones_own_figure_with_what_this_machine_saved_last(own):
+    made, folder = own
+    assert figures.verify(folder) == {f"01-intervals.{end}": "same" for end in ("svg", "csv", "tex", "bib")}
+    with_mean(made, 0.944)
+    changed = dict.fromkeys(("svg", "csv", "tex"), "stale, since its rows changed")
+    assert figures.verify(folder) == {
+        f"01-intervals.{end}": v for end, v in {**changed, "bib": "same"}.items()
+    }
+    with_mean(made, 0.945)
+    (folder / "01-intervals.tex").write_text("polished")
+    (folder / "01-intervals.csv").unlink()
+    verdicts = {"svg": "same", "csv": "missing", "tex": "changed by hand", "bib": "same"}
+    assert figures.verify(folder) == {f"01-intervals.{end}": verdict for end, verdict in verdicts.items()}
+
+
+def test_what_is_published_makes_ones_own_figure_not_stale_and_the_other_way_round(own, paper):
+    made, folder = own
+    root, printed = paper
+    with_mean(root / "chapters/results/figures/01-intervals.json", 0.941)
+    (root / "chapters/results/01-runs.jsonl").write_text("{}")  # rows that no saved chapter has noted
+    assert set(figures.verify(folder).values()) == {"same"}
+    assert figures.verify(printed)["01-intervals.svg"] == "stale, since its rows changed"
+    with_mean(root / "chapters/results/figures/01-intervals.json", 0.94)
+    with_mean(made, 0.944)
+    assert figures.verify(folder)["01-intervals.svg"] == "stale, since its rows changed"
+    assert set(figures.verify(printed).values()) == {"same"}
+
+
+def test_a_figure_that_was_just_saved_is_verified_where_it_was_saved(home):
+    save("intervals", name="01-own")
+    folder = home / "build/figures/01-own"
+    assert set(figures.verify(folder).values()) == {"same"} and len(figures.verify(folder)) == 6
+    with_mean(folder / "figure.json", 0.944)
+    assert figures.verify(folder)["01-own.pdf"] == "stale, since its rows changed"
+
+
+def test_a_figure_that_was_just_saved_is_ones_own_even_if_another_is_published(paper):
+    root, _ = paper
+    changed = [{**INTERVALS[0], "mean": 0.945}, INTERVALS[1]]
+    figures.save_figure("01-intervals", changed, "intervals", x_label="accuracy", alt="A.", rests_on=RUNS)
+    verdicts = figures.verify(root / "build/figures/01-intervals")
+    assert len(verdicts) == 6 and set(verdicts.values()) == {"same"}
+
+
+def test_verify_says_of_every_figure_of_a_folder_what_became_of_it(own, tmp_path):
+    _, folder = own
+    root = folder.parent / "project"
+    published = root / "chapters/results/figures/01-second.json"
+    published.write_text((root / "chapters/results/figures/01-intervals.json").read_text())
+    figure = {**json.loads(published.read_text()), "name": "01-second"}
+    published.write_text(json.dumps(figure))
+    figures.redraw("01-second", formats=["svg"], out=folder)
+    assert len(figures.verify(folder)) == 8 and set(figures.verify(folder).values()) == {"same"}
+    published.unlink()
+    verdicts = figures.verify(folder)
+    assert {file[:9]: verdict for file, verdict in verdicts.items()} == {
+        "01-interv": "same",
+        "01-second": "no longer a figure",
+    }
+
+
+def test_a_manifest_says_with_which_words_it_was_drawn(paper, tmp_path):
+    _, folder = paper
+    manifest = json.loads((folder / "01-intervals.manifest.json").read_text())
+    words = {"style": "paper", "width_inches": 3.25, "formats": ["pdf", "svg"], "own": False}
+    assert manifest["drawn"] == words
+
+
 def test_verify_needs_a_manifest_that_can_be_read(paper, tmp_path):
     with pytest.raises(NnoptError) as error:
         figures.verify(tmp_path / "nowhere")

@@ -399,6 +399,40 @@ def test_zeros_stay_zero_under_loss_scaling(way):
         keras.config.set_dtype_policy("float32")
 
 
+class OtherPrecision(keras.optimizers.Optimizer):
+    """Momentum kept in another precision than the weights."""
+
+    def __init__(self, kind):
+        super().__init__(0.05)
+        self.kind = kind
+
+    def build(self, variables):
+        super().build(variables)
+        self.memory = [self.add_variable(v.shape, initializer="zeros", dtype=self.kind) for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        memory = self.memory[self._get_variable_index(variable)]
+        memory.assign(0.9 * memory + keras.ops.cast(gradient, self.kind))
+        step = learning_rate * keras.ops.cast(memory, learning_rate.dtype)
+        variable.assign_sub(keras.ops.cast(step, variable.dtype))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_state_of_any_precision_is_masked_where_the_weights_are_and_nowhere_else(kind):
+    model, optimizer = make("functional"), OtherPrecision(kind)
+    loop(model, optimizer, 3)
+    memory = {id(v): m for v, m in zip(model.trainable_variables, optimizer.memory, strict=True)}
+    held = [(memory[id(variable)], axes) for variable, axes in kernels(model)]
+    read = lambda: [canonical(keras.ops.convert_to_numpy(value), axes) for value, axes in held]
+    before = read()
+    masks = nnopt.prune(model, sparsity=0.8)
+    nnopt.hold(model, masks, optimizer)
+    for mask, value, old in zip(masks.values(), read(), before, strict=True):
+        assert np.array_equal(value, np.where(mask, old, 0)) and (old[~mask] != 0).any()
+    loop(model, optimizer, 5, lambda: assert_zeros(model, masks, optimizer))
+    assert {value.dtype for value, _ in held} == {kind} and all((value != 0).any() for value in read())
+
+
 def test_zeros_stay_zero_when_moving_averages_replace_the_weights():
     model = compiled("functional", "momentum", use_ema=True, ema_overwrite_frequency=3)
     fit(model, 4)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st  # noqa: E402
 import nnopt_lib as nnopt  # noqa: E402
 from tests.keras_architectures import KERAS, drawn, lenet  # noqa: E402
 from tests.networks import architectures, every_operation, examples_in_keras  # noqa: E402
-from tests.pruned import check_random_graph, close  # noqa: E402
+from tests.pruned import (  # noqa: E402
+    LEAVING_CONSTANTS,
+    NORM_BEHIND_SIGMOID,
+    check_constants_are_folded,
+    check_random_graph,
+    close,
+)
 
 X = np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)  # channels first, as everywhere here
 
@@ -21,6 +27,15 @@ X = np.random.default_rng(0).standard_normal((4, 3, 16, 16), np.float32)  # chan
 @given(architectures(), st.integers(0, 99), st.floats(0, 0.95))
 def test_removed_equals_masked_on_random_graphs(spec, seed, sparsity):
     check_random_graph(spec, "keras", seed, sparsity)
+
+
+@pytest.mark.parametrize("name", LEAVING_CONSTANTS)
+def test_constants_that_removed_nodes_leave_are_folded_into_all_that_reads_them(name):
+    check_constants_are_folded(LEAVING_CONSTANTS[name], "keras")
+
+
+def test_a_batch_norm_behind_a_sigmoid_gives_what_the_masked_one_gives():
+    check_random_graph(NORM_BEHIND_SIGMOID, "keras", 3, 0.5)
 
 
 def test_every_operation_at_once():

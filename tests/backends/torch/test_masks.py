@@ -87,6 +87,70 @@ def test_zeros_stay_zero_in_other_types(kind):
     train(model, x, optimizer, 30, check=lambda: assert_zeros(model, masks, optimizer))
 
 
+KINDS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+class OtherPrecision(torch.optim.Optimizer):
+    """Momentum kept in another precision than the weights, as optimizers for large models keep it."""
+
+    def __init__(self, params, kind):
+        super().__init__(params, {"kind": kind})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                memory = self.state[p].setdefault("memory", torch.zeros(p.shape, dtype=group["kind"]))
+                memory.mul_(0.9).add_(p.grad.to(group["kind"]))
+                p.sub_((0.05 * memory).to(p.dtype))
+
+
+@pytest.mark.parametrize("of_state", KINDS)
+@pytest.mark.parametrize("of_weights", KINDS)
+def test_state_of_any_precision_is_masked_where_the_weights_are_and_nowhere_else(of_weights, of_state):
+    model, x, _ = make("mlp")
+    model, x = model.to(of_weights), x.to(of_weights)
+    optimizer = OtherPrecision(model.parameters(), of_state)
+    train(model, x, optimizer, 3)
+    memory = {p: optimizer.state[p]["memory"] for p in kernels(model)}
+    before = [value.clone() for value in memory.values()]
+    masks = nnopt.prune(model, sparsity=0.7)
+    nnopt.hold(model, masks, optimizer)
+    assert_zeros(model, masks, optimizer)
+    for mask, value, old in zip(masks.values(), memory.values(), before, strict=True):
+        assert value.dtype == of_state and torch.equal(value, old * torch.tensor(mask))  # kept to the bit
+        assert (old[~torch.tensor(mask)] != 0).any()  # there was something to take away
+    train(model, x, optimizer, 5, check=lambda: assert_zeros(model, masks, optimizer))
+    assert all((value != 0).any() and torch.isfinite(value).all() for value in memory.values())
+
+
+@pytest.mark.parametrize("later", KINDS)
+def test_zeros_stay_zero_in_a_model_whose_precision_changes_while_it_is_held(later):
+    model, x, _ = make("mlp")
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    masks = nnopt.prune(model, sparsity=0.7)
+    nnopt.hold(model, masks, optimizer)
+    train(model, x, optimizer, 2)
+    model, x = model.to(later), x.to(later)  # the same parameters, their numbers of another size
+    optimizer.state.clear()
+    before = [parameter.detach().clone() for parameter in kernels(model)]
+    train(model, x, optimizer, 5, check=lambda: assert_zeros(model, masks, optimizer))
+    for mask, parameter, old in zip(masks.values(), kernels(model), before, strict=True):
+        kept = torch.tensor(mask)
+        assert (parameter.detach()[kept] != old[kept]).float().mean() > 0.5  # kept weights do learn
+
+
+def test_state_of_another_shape_is_left_alone():
+    model, x, _ = make("mlp")
+    optimizer = OtherPrecision(model.parameters(), torch.float32)
+    first = kernels(model)[0]
+    optimizer.state[first]["row"] = torch.ones(first.shape[0])  # as Adafactor keeps, a number for each row
+    train(model, x, optimizer, 1)
+    nnopt.hold(model, nnopt.prune(model, sparsity=0.9), optimizer)
+    train(model, x, optimizer, 1)
+    assert optimizer.state[first]["row"].tolist() == [1.0] * first.shape[0]
+
+
 def test_zeros_stay_zero_where_gradients_are_not_numbers():
     model, x, _ = make("mlp")
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)

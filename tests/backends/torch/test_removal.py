@@ -16,7 +16,15 @@ from torch import nn  # noqa: E402
 import nnopt_lib as nnopt  # noqa: E402
 from nnopt_lib.checks import NnoptError  # noqa: E402
 from tests.networks import architectures, every_operation  # noqa: E402
-from tests.pruned import X, check_random_graph, close, pruned_lenet  # noqa: E402
+from tests.pruned import (  # noqa: E402
+    LEAVING_CONSTANTS,
+    NORM_BEHIND_SIGMOID,
+    X,
+    check_constants_are_folded,
+    check_random_graph,
+    close,
+    pruned_lenet,
+)
 from tests.torch_architectures import TORCH, drawn  # noqa: E402
 
 
@@ -87,6 +95,15 @@ def test_held_nodes_stay_zero_and_leave_after_training():
         optimizer.step()
     small = nnopt.remove_nodes(model, masks, example_input=X)
     assert close(nnopt.predict(model, X), nnopt.predict(small, X))
+
+
+@pytest.mark.parametrize("name", LEAVING_CONSTANTS)
+def test_constants_that_removed_nodes_leave_are_folded_into_all_that_reads_them(name):
+    check_constants_are_folded(LEAVING_CONSTANTS[name], "torch")
+
+
+def test_a_batch_norm_behind_a_sigmoid_gives_what_the_masked_one_gives():
+    check_random_graph(NORM_BEHIND_SIGMOID, "torch", 3, 0.5)
 
 
 def test_every_operation_at_once():

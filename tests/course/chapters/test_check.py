@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
+
 import nbformat
 import pytest
 
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.course.chapters import check as checking
 from nnopt_lib.course.chapters.batch import run_chapters
 from nnopt_lib.course.chapters.check import check_chapter, nbval_problems
 from nnopt_lib.course.chapters.save import save_chapter
@@ -151,12 +156,64 @@ def test_outputs_that_nbval_would_pass_are_noticed(twin):
     assert twin(described) == []
 
 
+@pytest.mark.parametrize(
+    ("counts", "problems"),
+    [
+        ([1, 2, 3, 4, 5], []),
+        ([2, 1, 3, 4, 5], ["code cell 1 was not executed in order (it says 2)",
+                           "code cell 2 was not executed in order (it says 1)"]),
+        ([1, 2, 3, 4, 6], ["code cell 5 was not executed in order (it says 6)"]),
+        ([2, 3, 4, 5, 6], [f"code cell {n} was not executed in order (it says {n + 1})" for n in range(1, 6)]),
+        ([1, 2, 2, 4, 5], ["code cell 3 was not executed in order (it says 2)"]),
+        ([None, 2, 3, 4, 0], ["code cell 1 was not executed in order (it says None)",
+                              "code cell 5 was not executed in order (it says 0)"]),
+    ],
+)  # fmt: skip
+def test_cells_were_executed_once_each_from_the_first_to_the_last(twin, counts, problems):
+    def executed(notebook):
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for cell, count in zip(cells, counts, strict=True):
+            cell.execution_count = count
+
+    assert twin(executed) == problems
+
+
+def reported(monkeypatch, cases, returncode=0, stderr=""):
+    """What is said of a report of nbval with these tests, each what stands inside it."""
+    xml = "".join(f'<testcase name="Cell {n}">{inner}</testcase>' for n, inner in enumerate(cases))
+    done = subprocess.CompletedProcess([], returncode, "", stderr)
+    found = list(ElementTree.fromstring(f"<suite>{xml}</suite>").iter("testcase"))
+    monkeypatch.setattr(checking, "_run_nbval", lambda notebook, folder: (done, found))
+    return list(checking.nbval_problems(Path("01-first.ipynb")))
+
+
+@pytest.mark.parametrize("tag", ["failure", "error", "skipped"])
+@pytest.mark.parametrize("returncode", [0, 1])
+def test_a_cell_that_failed_broke_or_was_skipped_is_a_problem_whatever_pytest_returns(
+    monkeypatch, tag, returncode
+):
+    cases = ["", f'<{tag} message="m">{tag} it was</{tag}>', "<system-out>words</system-out>"]
+    assert reported(monkeypatch, cases, returncode) == [f"code cell 2: {tag} it was"]
+    assert reported(monkeypatch, [f'<{tag} message="by its message"/>'] * 2, returncode) == [
+        "code cell 1: by its message",
+        "code cell 2: by its message",
+    ]
+
+
+def test_a_report_without_failures_passes_only_if_something_ran_and_pytest_says_so(monkeypatch):
+    assert reported(monkeypatch, ["", "<system-out>words</system-out>"]) == []
+    assert reported(monkeypatch, []) == ["nbval could not run: []"]
+    assert reported(monkeypatch, [""], 1, "first\nlast\n") == ["nbval could not run: ['last']"]
+    assert reported(monkeypatch, [], 4, "usage\n") == ["nbval could not run: ['usage']"]
+
+
 @pytest.mark.notebook
 def test_nbval_fails_on_a_timeout_and_on_an_unexpected_warning(project, monkeypatch):
     monkeypatch.setattr("nnopt_lib.course.chapters.check.CELL_TIMEOUT_SECONDS", 1)
     (chapter,) = find_chapters(["1"])
     notebook = nbformat.v4.new_notebook()
-    lines = ["import sys; print('careful', file=sys.stderr)", "1 / 0", "import time; time.sleep(9)", "x = 1"]
+    endless = "import threading; threading.Event().wait()"
+    lines = ["import sys; print('careful', file=sys.stderr)", "1 / 0", endless, "x = 1"]
     for number, line in enumerate(lines, start=1):
         notebook.cells.append(nbformat.v4.new_code_cell(line, execution_count=number))
     nbformat.write(notebook, chapter.notebook)

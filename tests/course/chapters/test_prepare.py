@@ -56,6 +56,33 @@ def test_other_parameters_versions_devices_and_published_rows_are_other_keys(pro
     assert len(keys) == 5
 
 
+@pytest.mark.parametrize(
+    ("where", "name", "other"),
+    [
+        (preparing.platform, "machine", lambda: "another architecture"),
+        (preparing.shutil, "which", lambda command: "/usr/bin/nvidia-smi"),
+        (preparing.sys, "platform", "darwin"),
+        (preparing, "provenance", lambda: {"versions": {"numpy": "1", "torch": "3"}}),
+        (preparing, "provenance", lambda: {"versions": {"numpy": "2", "torch": "2"}}),
+    ],
+    ids=["architecture", "gpu", "apple's gpu", "torch", "numpy"],
+)
+def test_a_chapter_is_fresh_on_the_machine_that_executed_it_and_stale_on_any_other(
+    executions, monkeypatch, where, name, other
+):
+    (chapter,) = find_chapters(["1"])
+    monkeypatch.setattr(preparing.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(preparing.shutil, "which", lambda command: None)
+    monkeypatch.setattr(preparing.sys, "platform", "linux")
+    monkeypatch.setattr(preparing, "provenance", lambda: {"versions": {"numpy": "1", "torch": "2"}})
+    run_chapters([chapter])
+    assert chapter_state(chapter).word == "fresh"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, other)
+        assert chapter_state(chapter).word == "stale"
+    assert chapter_state(chapter).word == "fresh"
+
+
 def test_no_machine_and_no_profile_changes_the_committed_key(monkeypatch):
     (chapter,) = find_chapters(["1"])
     keys = {prepare(chapter, profile).committed_key for profile in ("quick", "published", None)}

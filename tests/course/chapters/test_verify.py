@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,6 +132,21 @@ def test_what_differs_is_one_line_for_each_experiment_with_the_worst_run_and_bot
         (math.nan, 1.0, math.inf),
         (math.inf, 1.0, math.inf),
         ([1, 2], [1], math.inf),
+        ([1], [1, 2], math.inf),
+        ([], [0], math.inf),
+        ([[1, 2], 3], [[1], 3], math.inf),
+        ({"a": 1}, {"a": 1, "b": 2}, math.inf),  # a name more, or less, or another
+        ({"a": 1, "b": 2}, {"a": 1}, math.inf),
+        ({"a": 1}, {"b": 1}, math.inf),
+        ({"a": {"b": 1}}, {"a": {"b": 1.5}}, 1 / 3),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, 0.0),
+        ([1], {"a": 1}, math.inf),
+        ([1], 1, math.inf),
+        (1, None, math.inf),
+        (1, "1", math.inf),
+        (-1.0, 1.0, 2.0),
+        (math.inf, -math.inf, math.inf),
+        (math.inf, math.inf, 0.0),
         ([1, [2.0]], [1, [2.5]], 0.2),
         ({"a": 1, "b_seconds": 2}, {"a": 1, "b_seconds": 9}, 0.0),
         (None, None, 0.0),
@@ -147,6 +164,42 @@ def test_rows_that_do_not_match_are_a_difference_with_the_number_of_the_row_amon
     computing[0]["01-first"] = {"01-rows": [[{"y": 1}], [{"y": 1}, {"y": 2}], [{"z": 1}]]}
     report = verify()
     assert report.differing == 2 and report.worst[1].field == "rows"
+
+
+@pytest.mark.parametrize(
+    ("here", "computed"),
+    [
+        ([{"y": 1, "z": 2}], [{"y": 1}]),
+        ([{"y": 1}], [{"y": 1, "z": 2}]),
+        ([{"y": 1}], [{"z": 1}]),
+        ([{"y": 1}, {"y": 2}], [{"y": 1}]),
+        ([{"y": 1}], [{"y": 1}, {"y": 2}]),
+        ([{"y": 1}, {"y": 2}], [{"y": 1}, {"y": 2, "z": 3}]),
+        ([{"y": 1}], []),
+        ([{"y": 1, "fit_seconds": 3}], [{"y": 1}]),  # a time is not compared, but it is there
+        ([{"y": [1, 2]}], [{"y": [1]}]),
+        ([{"y": [1]}], [{"y": [1, 2]}]),
+        ([{"y": {"a": 1}}], [{"y": {"a": 1, "b": 2}}]),
+        ([{"y": {"a": 1, "b": 2}}], [{"y": {"a": 1}}]),
+    ],
+)
+def test_a_field_a_row_or_an_item_more_or_less_is_a_difference_that_no_tolerance_allows(
+    computing, here, computed
+):
+    ids = published("01-rows", [here, [{"y": 5}]])
+    computing[0]["01-first"] = {"01-rows": [computed, [{"y": 5}]]}
+    report = verify(tolerance=1e9)
+    assert (report.runs, report.differing) == (2, 1)
+    experiment, worst = report.worst
+    assert (experiment, worst.run_id, worst.distance) == ("01-rows", ids[0], math.inf)
+
+
+def test_a_run_that_was_noted_but_left_no_record_is_a_difference(computing, monkeypatch):
+    published("01-rows", [[{"y": 1}]])
+    computing[0]["01-first"] = {"01-rows": [[{"y": 1}]]}
+    monkeypatch.setattr(verification, "read_record", lambda path: None)
+    report = verify(tolerance=1e9)
+    assert (report.runs, report.differing, report.worst[1].computed) == (1, 1, None)
 
 
 def test_times_are_not_compared(computing):
@@ -281,6 +334,27 @@ def test_what_was_seen_is_kept_by_machine_chapter_and_profile_and_shown(project,
         "y of `01-rows`: 0.25 published, 0.45 there | not compared (quick profile) |",
         f"| {where} | 02 | 1 | none | – | not compared (quick profile) |",
     ]
+
+
+def test_a_report_is_dated_by_the_day_on_which_it_was_saved_everywhere_on_earth(computing, monkeypatch):
+    published("01-rows", [[{"y": 1}]])
+    computing[0]["01-first"] = {"01-rows": [[{"y": 1}]]}
+    report = verify()
+
+    days = iter((30, 31))
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            assert tz is datetime.UTC
+            return cls(2031, 12, next(days), 23, 59, 59, tzinfo=tz)
+
+    monkeypatch.setattr(verification, "datetime", SimpleNamespace(datetime=Clock, UTC=datetime.UTC))
+    for date in ("2031-12-30", "2031-12-31"):  # a later report replaces an earlier one, with its date
+        save_report(report)
+        (machine,) = read_machines()
+        assert machine["chapters"]["01-first"]["quick"]["date"] == date
+        assert f"| {HERE}, {date}; published on " in machines_table({}, [machine])
 
 
 def test_the_published_profile_is_shown_before_the_quick_one_with_what_would_move():
