@@ -120,7 +120,8 @@ class Course:
             with Gradebook(f"sqlite:///{self.gradebook}") as gradebook:
                 yield gradebook
             remember(self.gradebook)
-        except (DatabaseError, sqlite3.DatabaseError) as error:
+        # The last where a damaged file gives SQLite's own message bytes that are no text.
+        except (DatabaseError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise NnoptError(
                 f"{self.gradebook} could not be read or written: {getattr(error, 'orig', error)}. Free some "
                 "space, make its folder writable, or put back a copy of it, and run again."
