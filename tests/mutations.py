@@ -142,15 +142,15 @@ def sample(root: Path, count: int, seed: int, only: str = "") -> Iterator[Mutant
         operator, occurrence = ways[int(digest, 16) % len(ways)]
         text = (root / name).read_text(encoding="utf-8")
         breaking = cosmic_ray.plugins.get_operator(f"core/{operator}")()
-        source = cosmic_ray.mutating.mutate_code(text, breaking, occurrence)
+        try:
+            source = cosmic_ray.mutating.mutate_code(text, breaking, occurrence)
+            compile(source, name, "exec")
+        except (AttributeError, SyntaxError):  # the former: cosmic-ray cannot replace `a.Error` in a tuple
+            continue
         before, after = text.splitlines(), source.splitlines()
         changes = [
             c for c in difflib.SequenceMatcher(None, before, after, False).get_opcodes() if c[0] != "equal"
         ]
-        try:
-            compile(source, name, "exec")
-        except SyntaxError:
-            continue
         diff = [f"- {line.strip()}" for _, i, j, _, _ in changes for line in before[i:j]]
         diff += [f"+ {line.strip()}" for _, _, _, i, j in changes for line in after[i:j]]
         yield Mutant(name, changes[0][1] + 1, operator, occurrence, source, tuple(diff))
