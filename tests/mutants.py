@@ -3,10 +3,11 @@
     python tests/mutants.py                         200 mutants, drawn by seed 2026
     python tests/mutants.py --only pruning/topk     of one module, or of all whose path contains this
 
-A mutant (``tests/mutations.py`` says which there are) lives in a copy of the working tree: the file of tests that
-stands for its module runs first, and if that passes, the rest of its room and what `MORE_TESTS` names. What came out
-is appended to ``build/mutants.jsonl``; another call goes on from there. Only what could differ runs again: a
-mutant whose module was edited, and a survivor after an edit of any test.
+A mutant (``tests/mutations.py`` says which there are) lives in a copy of the working tree. First all of them meet
+the file of tests that stands for their module; then those that survived it meet the rest of their room and what
+`MORE_TESTS` names, which takes much longer. What came out is appended to ``build/mutants.jsonl``; another call goes
+on from there. Only what could differ runs again: a mutant whose module was edited, and a survivor after an edit of
+any test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,31 +119,52 @@ class Run:
                         raise SystemExit(f"{file} fails without any mutation:\n{said}")
             return SECONDS_MORE + SLOWER * sum(self.seconds[file] for file in files)
 
-    def judge(self, mutant: Mutant) -> dict[str, Any]:
-        """Run a mutant's tests, up to the first that fails."""
+    def judge(self, mutant: Mutant, step: int) -> dict[str, Any]:
+        """Run the tests of one step on a mutant, up to the first that fails."""
         outcome, by, began = "survived", "", time.monotonic()
-        for files in stages(self.tree, mutant.file):
-            limit = self.limit(files)
-            with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
-                copy = self.copy(folder)
-                (copy / mutant.file).write_text(mutant.source, encoding="utf-8")
-                status, said = run_tests(copy, sorted(files, key=self.seconds.__getitem__), limit)
-            if status not in (0, 5):
-                failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-                outcome = "killed"
-                by = "time limit" if status is None else (failed or [f"status {status}"])[0][:200]
-                break
+        files = stages(self.tree, mutant.file)[step]
+        limit = self.limit(files)
+        with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
+            copy = self.copy(folder)
+            (copy / mutant.file).write_text(mutant.source, encoding="utf-8")
+            status, said = run_tests(copy, sorted(files, key=self.seconds.__getitem__), limit)
+        if status not in (0, 5):
+            failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            outcome = "killed"
+            by = "time limit" if status is None else (failed or [f"status {status}"])[0][:200]
         record = {"identity": self.identity(mutant), "tests": self.tests, "outcome": outcome, "by": by}
-        record |= {"line": mutant.line, "diff": mutant.diff, "seconds": round(time.monotonic() - began, 1)}
+        record |= {"step": step, "line": mutant.line, "diff": mutant.diff}
+        record["seconds"] = round(time.monotonic() - began, 1)
         with self.writing, open(self.results, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         return record
 
 
-def report(outcomes: Sequence[tuple[Mutant, dict[str, Any]]]) -> float:
+def judge_all(run: Run, outcomes: dict[Mutant, dict[str, Any] | None], step: int, jobs: int) -> None:
+    """Run one step on all mutants that have survived so far, and put what came out into `outcomes`."""
+    todo = [
+        mutant
+        for mutant, known in outcomes.items()
+        if (known is None or (known["outcome"] == "survived" and known["step"] < step))
+        and step < len(stages(run.tree, mutant.file))
+    ]
+    with concurrent.futures.ThreadPoolExecutor(jobs) as workers:
+        judging = {workers.submit(run.judge, mutant, step): mutant for mutant in todo}
+        try:
+            for number, future in enumerate(concurrent.futures.as_completed(judging), 1):
+                mutant, record = judging[future], future.result()
+                outcomes[mutant] = record
+                where = f"{mutant.file}:{mutant.line} {mutant.operator}"
+                said = f"{number}/{len(todo)} {record['outcome']} in {record['seconds']:.0f} s: {where}"
+                print(said, flush=True)
+        finally:
+            workers.shutdown(cancel_futures=True)
+
+
+def report(outcomes: Mapping[Mutant, dict[str, Any]]) -> float:
     """Print survivors and a table; the fraction that was killed."""
     table: dict[str, list[int]] = {}
-    for mutant, record in outcomes:
+    for mutant, record in outcomes.items():
         row = table.setdefault(mutant.file, [0, 0])
         row[0] += record["outcome"] == "killed"
         row[1] += 1
@@ -171,24 +193,10 @@ def main(words: Sequence[str] | None = None, root: Path = ROOT) -> int:
         os.chmod(folder, 0o755)
         run = Run(root, Path(folder) / "tree", results)
         mutants = list(sample(run.tree, chosen.count, chosen.seed, chosen.only))
-        known, outcomes = run.known(), []
-        with concurrent.futures.ThreadPoolExecutor(chosen.jobs) as workers:
-            judged = [
-                known.get(json.dumps(run.identity(mutant))) or workers.submit(run.judge, mutant)
-                for mutant in mutants
-            ]
-            try:
-                for number, (mutant, one) in enumerate(zip(mutants, judged, strict=True), 1):
-                    if isinstance(one, concurrent.futures.Future):
-                        one = one.result()
-                        where = f"{mutant.file}:{mutant.line} {mutant.operator}"
-                        print(
-                            f"{number}/{len(mutants)} {one['outcome']} in {one['seconds']:.0f} s: {where}",
-                            flush=True,
-                        )
-                    outcomes.append((mutant, one))
-            finally:
-                workers.shutdown(cancel_futures=True)
+        known = run.known()
+        outcomes = {mutant: known.get(json.dumps(run.identity(mutant))) for mutant in mutants}
+        for step in range(2):
+            judge_all(run, outcomes, step, chosen.jobs)
     return int(report(outcomes) < chosen.at_least)
 
 
