@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 
@@ -15,6 +16,7 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.experiments import records
 from nnopt_lib.experiments.records import run_id
 from nnopt_lib.experiments.run import run_experiment
+from nnopt_lib.files import lock
 from tests.experiments.conftest import SETTINGS, Counting, other_rows, record_files
 from tests.published import publish
 
@@ -111,6 +113,11 @@ def _renamed_setting(text: str) -> str:
     return records._line(record)  # the seal is right, the name is not
 
 
+def _with(**changes):
+    """A record that is sealed, as another version of the program might have written it."""
+    return lambda text: records._line(json.loads(text) | changes)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -120,6 +127,11 @@ def _renamed_setting(text: str) -> str:
         (lambda text: text.replace('"square": 1', '"square": 2'), "does not match its own sha256"),
         (lambda text: text.replace('"format": 1', '"format": 9'), "has format 9 where 1 is read"),
         (_renamed_setting, "does not hold the result that its name promises"),
+        (_with(provenance=None), "has no provenance as this version writes it"),
+        (_with(results_version="1"), "has no results_version as this version writes it"),
+        (_with(rows=[1]), "has rows that are no dictionaries"),
+        (_with(settings={"seed": math.nan}), "has settings that are not finite numbers"),
+        (lambda text: "[" * 100_000, "is not a whole JSON record"),
     ],
 )
 def test_a_damaged_record_is_named_set_aside_and_computed_again(home, damage, reason):
@@ -155,11 +167,29 @@ def test_a_whole_record_under_the_name_of_another_run_or_experiment_is_not_that_
 
 def test_a_published_record_of_another_experiment_is_left_out(home):
     rows = run_experiment("01-try", SETTINGS, Counting())
-    path = records.publish("01-try", [row["run_id"] for row in rows])
+    path = publish("01-try", [row["run_id"] for row in rows])
     path.with_name("01-other.jsonl").write_bytes(path.read_bytes())
     assert len(records.damaged_lines("01-other")) == 4
     with pytest.warns(UserWarning, match="does not hold the result that its name promises; left out"):
         assert records.read_published("01-other") == {}
+
+
+def test_a_published_record_may_hold_what_unicode_takes_for_the_end_of_a_line():
+    words = "one\u2028two\u2029three\x85four\x0bfive"
+    rows = run_experiment("01-try", SETTINGS[:2], lambda settings: {"words": words})
+    path = publish("01-try", [row["run_id"] for row in rows])
+    assert records.damaged_lines("01-try") == [] and path.read_bytes().count(b"\n") == 2
+    assert {record["rows"][0]["words"] for record in records.read_published("01-try").values()} == {words}
+
+
+def test_a_doubled_published_line_is_told_and_read_once():
+    rows = run_experiment("01-try", SETTINGS[:2], Counting())
+    path = publish("01-try", [row["run_id"] for row in rows])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[0]]))
+    assert records.damaged_lines("01-try") == [f"{path} line 3 holds the same run as line 1"]
+    with pytest.warns(UserWarning, match="line 3 holds the same run as line 1; left out"):
+        assert len(records.read_published("01-try")) == 2
 
 
 def test_every_damaged_record_of_one_name_is_kept_the_first_under_the_first_number(home):
@@ -196,7 +226,7 @@ def test_cleaning_takes_what_was_set_aside_and_what_runs_left_more_than_a_day_ag
     ages = {"a.json": 400, "b.json.lock": 400, "young.tmp": 0, "day.tmp": 0.9, "old.tmp": 1.1, "older.tmp": 9}
     ages |= {"c.json.damaged-1": 0, "c.json.damaged-2": 9}
     store = aged(home / "build" / "store" / "01-try", ages)
-    gone = {"old.tmp", "older.tmp", "c.json.damaged-1", "c.json.damaged-2"}
+    gone = {"old.tmp", "older.tmp", "c.json.damaged-1", "c.json.damaged-2", "b.json.lock"}
     assert {path.name for path in records.clean(dry_run=True)} == gone
     assert names_of(store) == set(ages)
     assert {path.name for path in records.clean()} == gone
@@ -207,18 +237,42 @@ def test_cleaning_takes_what_was_set_aside_and_what_runs_left_more_than_a_day_ag
 def test_cleaning_by_age_takes_older_records_and_nothing_else(home):
     ages = {"a.json": 0, "b.json": 2.9, "c.json": 3.1, "d.json": 400, "e.lock": 400, "young.tmp": 0}
     store = aged(home / "build" / "store" / "01-try", ages)
-    assert {path.name for path in records.clean(3)} == {"c.json", "d.json"}
-    assert names_of(store) == {"a.json", "b.json", "e.lock", "young.tmp"}
+    assert {path.name for path in records.clean(3)} == {"c.json", "d.json", "e.lock"}
+    assert names_of(store) == {"a.json", "b.json", "young.tmp"}
     records.clean(0)
-    assert names_of(store) == {"e.lock", "young.tmp"}
+    assert names_of(store) == {"young.tmp"}
+
+
+def test_cleaning_leaves_what_a_run_holds_and_nobody_gets_two_locks_of_one_name(home):
+    store = aged(home / "build" / "store" / "01-try", {"held.json": 400, "free.json": 400})
+    with lock(store / "held.json"), lock(store / "free.json"):
+        pass
+    with lock(store / "held.json"):
+        assert {path.name for path in records.clean(3)} == {"free.json", "free.lock"}
+        assert names_of(store) == {"held.json", "held.lock"}
+        assert lock(store / "held.json", timeout=0) is None
+    assert {path.name for path in records.clean(3)} == {"held.json", "held.lock"}
+    assert names_of(store) == set()
+
+
+def test_cleaning_beside_another_who_cleans_is_no_error(home, monkeypatch):
+    store = aged(home / "build" / "store" / "01-try", {"a.json": 400, "b.json": 400, "c.json.damaged-1": 1})
+    real = records._is_needless
+
+    def look_while_another_removes(path, published, older_than_days):
+        path.unlink(missing_ok=True)
+        return real(path, published, older_than_days)
+
+    monkeypatch.setattr(records, "_is_needless", look_while_another_removes)
+    assert records.clean(3) == [] and names_of(store) == set()
 
 
 def test_a_record_is_not_needed_only_if_its_own_experiment_has_published_it(home):
     rows = run_experiment("01-try", SETTINGS, Counting())
     ids = [row["run_id"] for row in rows]
-    records.publish("01-try", ids[:1])
+    publish("01-try", ids[:1])
     other = aged(home / "build" / "store" / "01-other", {f"{ids[0]}.json": 0})
-    assert [path.stem for path in records.clean()] == ids[:1]
+    assert [path.stem for path in records.clean() if path.suffix == ".json"] == ids[:1]
     assert names_of(other) == {f"{ids[0]}.json"}
 
 
