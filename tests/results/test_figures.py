@@ -216,7 +216,7 @@ def own(paper, tmp_path):
     figure["rows"][0]["mean"] = 0.945
     made = root / "build/figures/01-intervals/figure.json"
     made.parent.mkdir(parents=True)
-    made.write_text(json.dumps(figure))
+    made.write_text(json.dumps(sealed(figure)))
     figures.redraw("01-intervals", formats=["svg"], out=tmp_path / "own", own=True)
     return made, tmp_path / "own"
 
@@ -224,7 +224,9 @@ def own(paper, tmp_path):
 def with_mean(file, mean):
     figure = json.loads(file.read_text())
     figure["rows"][0]["mean"] = mean
-    file.write_text(json.dumps(figure))
+    file.write_text(json.dumps(sealed(figure)))
+    if "results" in file.parts:
+        seal("01-first")
 
 
 def test_verify_compares_ones_own_figure_with_what_this_machine_saved_last(own):
@@ -278,6 +280,7 @@ def test_verify_says_of_every_figure_of_a_folder_what_became_of_it(own, tmp_path
     published.write_text((root / "chapters/results/figures/01-intervals.json").read_text())
     figure = {**json.loads(published.read_text()), "name": "01-second"}
     published.write_text(json.dumps(figure))
+    seal("01-first")
     figures.redraw("01-second", formats=["svg"], out=folder)
     assert len(figures.verify(folder)) == 8 and set(figures.verify(folder).values()) == {"same"}
     published.unlink()

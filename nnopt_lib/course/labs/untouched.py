@@ -14,7 +14,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from nnopt_lib.checks import refuse
+from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.experiments.records import is_sealed, sealed
 from nnopt_lib.files import write_atomically
 
@@ -37,9 +37,12 @@ def check_untouched(database: Path) -> None:
 
 
 def remember(database: Path) -> None:
-    """Note what the gradebook holds now, for `check_untouched` to compare with."""
+    """Note what the gradebook holds now, for `check_untouched` to compare with; where that can be written."""
     if database.is_file():
-        write_atomically(_note(database), json.dumps(sealed(_state(database))) + "\n")
+        content = json.dumps(sealed(_state(database))) + "\n"
+        # A full disk must not stop whoever only reads; the older note still fits the older count of writes.
+        with contextlib.suppress(NnoptError):
+            write_atomically(_note(database), content)
 
 
 def _note(database: Path) -> Path:

@@ -25,6 +25,7 @@ from nnopt_lib.course.chapters.state import (
     committed_is_fresh,
     listed_state,
 )
+from nnopt_lib.experiments.records import sealed
 from nnopt_lib.files import file_hash
 from nnopt_lib.results.staleness import read_status
 from tests.tiny_course import edit, published_values
@@ -155,7 +156,7 @@ def test_saving_publishes_when_it_ended_and_what_it_ran_on_and_again_the_next_ti
         assert (
             saved["finished_at"] == f"2031-12-{day}T23:59:58+00:00" and saved["duration_seconds"] == seconds
         )
-        assert set(saved) >= {"profile", "key", "notebook_sha256", "rows", "versions", "hardware", "commit"}
+        assert set(saved) >= {"profile", "key", "files", "rows", "versions", "hardware", "commit"}
     shutil.rmtree(project / "build")
     assert listed_state(chapter, "published") == State("fresh", 9.0, "2031-12-31T23:59:58+00:00")
 
@@ -240,7 +241,7 @@ def test_saving_publishes_what_the_chapter_gives_and_not_an_output_that_passes_f
     forged["metadata"]["printed"] = ["forged", []]
     output.write_text(json.dumps(forged))
     note = json.loads(note_file.read_text()) | {"output_sha256": file_hash(output)}
-    note_file.write_text(json.dumps(note))
+    note_file.write_text(json.dumps(sealed(note)))
     assert chapter_state(chapter).word == "fresh"
     save_chapter(chapter)
     assert json.loads(chapter.notebook.read_text())["metadata"]["printed"][1] == [0, 2, 4]
