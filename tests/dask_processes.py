@@ -57,7 +57,7 @@ class DaskProcesses:
             process.terminate()  # a nanny takes its worker along
         for process in self.workers:
             try:
-                process.wait(10)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

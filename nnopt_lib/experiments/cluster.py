@@ -143,11 +143,10 @@ class _Runs:
     def _free_worker(self, workers: Workers, alone: bool) -> str | None:
         """The worker with the least to do. A run that has lost one gets one alone, and takes no run along."""
         busy = collections.Counter(attempt.worker for attempt in self.running.values())
-        closed = {attempt.worker for attempt in self.running.values() if self.losses[attempt.path]}
         free = [
             worker
             for worker, (_, threads) in workers.items()
-            if worker not in closed and busy[worker] < (min(1, threads) if alone else threads)
+            if busy[worker] < (min(1, threads) if alone else threads)
         ]
         return min(free, key=lambda worker: busy[worker], default=None)
 
