@@ -1,6 +1,6 @@
 # Everything happens in .venv; each target does the set-up it needs. `make` alone prints this help.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test offline mutants benchmark clean pins
+.PHONY: help setup book test offline trust mutants benchmark clean pins
 STAMP := .venv/.installed
 NNOPT := .venv/bin/nnopt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -19,6 +19,10 @@ test: setup  ## lint, types, unit tests, every chapter recomputed in its quick p
 
 offline: setup  ## the book, a chapter computed anew and the chapters on downloaded data, without network and without NNOPT_DATA
 	.venv/bin/python tests/offline.py
+
+trust: setup  ## edit at random, ten thousand times, what the library reads; end 50 commands at random moments (half an hour)
+	.venv/bin/python tests/random_edits.py
+	.venv/bin/python tests/faults.py
 
 mutants: setup  ## break the library in 200 small ways, drawn by seed, and see which its tests notice (hours; goes on where it was stopped)
 	.venv/bin/python tests/mutants.py
