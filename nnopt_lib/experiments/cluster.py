@@ -105,9 +105,11 @@ class _Runs:
 
     def _workers(self) -> Workers:
         to_go = f"{len(self.waiting) + len(self.running)} runs to go"
-        try:
-            workers: Workers = self.client.run_on_scheduler(_worker_processes)
-        except OSError:
+        workers: Workers | None = None
+        if self.client.status != "closed":  # as it is some seconds after its scheduler has ended
+            with contextlib.suppress(OSError):
+                workers = self.client.run_on_scheduler(_worker_processes)
+        if workers is None:
             remedy = "Start one with `dask scheduler` and run again: what has finished is stored."
             rule = "a cluster's scheduler must stay until all runs have finished"
             refuse(rule, f"none at {self.address!r} any more, with {to_go}", remedy)
@@ -187,8 +189,9 @@ class _Runs:
 
     def _count_loss(self, attempt: _Attempt) -> None:
         self._close(attempt)
-        with contextlib.suppress(OSError):  # the next look at the workers says that there is no scheduler
-            attempt.future.cancel()
+        if not attempt.future.done():
+            with contextlib.suppress(OSError):  # the next look at the workers says that there is no scheduler
+                attempt.future.cancel()
         self.losses[attempt.path] += 1
         if self.losses[attempt.path] < ATTEMPTS:
             self.waiting[attempt.path] = None
