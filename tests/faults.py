@@ -35,7 +35,20 @@ from nnopt_lib.results.seals import seal_problems  # noqa: E402
 from tests import labs_class, tiny_course  # noqa: E402
 
 NNOPT = [sys.executable, "-m", "nnopt_lib.cli"]
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+# Python's own clock, shifted by what a file says; the machine's is not ours to set, and what counts how long
+# something takes (time.monotonic) runs on when somebody sets it.
+CLOCK = """
+import os, time
+real = time.time
+def shifted():
+    try:
+        with open(os.environ["SHIFTED_CLOCK"]) as file:
+            return real() + float(file.read() or 0)
+    except (KeyError, OSError, ValueError):
+        return real()
+time.time = shifted
+time.time_ns = lambda: int(shifted() * 1e9)
+"""
 SEARCH = """
 import json, sys
 import nnopt_lib as nnopt
@@ -195,15 +208,15 @@ def lose_worker(process: subprocess.Popen[str], draw: random.Random) -> None:
 
 
 def set_clock(process: subprocess.Popen[str], draw: random.Random) -> None:
-    """Files seem to be of another year; where libfaketime is installed, so does the time of the day."""
-    shift = draw.choice((-400, 400))
-    clock = Path(psutil.Process(process.pid).environ().get("FAKETIME_TIMESTAMP_FILE", os.devnull))
-    if clock.is_file():
-        clock.write_text(f"{shift:+}d\n")
-    moment = time.time() + shift * 86_400
-    for file in Path(psutil.Process(process.pid).cwd()).rglob("*"):
-        with contextlib.suppress(OSError):
-            os.utime(file, (moment, moment))
+    """It is another year for the command, and all files of its project are as old, or not written yet."""
+    shift_seconds = draw.choice((-400, 400)) * 86_400
+    with contextlib.suppress(psutil.Error):
+        project = Path(psutil.Process(process.pid).cwd())
+        (project / "clock" / "shift").write_text(str(shift_seconds))
+        moment = time.time() + shift_seconds
+        for file in project.rglob("*"):
+            with contextlib.suppress(OSError):
+                os.utime(file, (moment, moment))
 
 
 FAULTS = (kill, kill, terminate, fill_disk, lose_worker, set_clock)
@@ -232,10 +245,12 @@ def at(task: Task) -> Iterator[None]:
 def one(task: Task, fault: Callable[..., None], after_seconds: float, draw: random.Random) -> str:
     """What went wrong with one fault at one moment; empty for nothing."""
     clock = task.folder / "clock"
-    clock.write_text("+0d\n")
-    if fault is set_clock and FAKETIME.is_file():
-        task.environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock)}
-        task.environment |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(CLOCK)  # which Python imports when it starts
+    paths = task.environment["PYTHONPATH"]
+    if fault is set_clock:
+        shifted = {"PYTHONPATH": f"{clock}{os.pathsep}{paths}", "SHIFTED_CLOCK": str(clock / "shift")}
+        task.environment |= shifted
     with at(task):
         try:
             before = task.published() if not isinstance(task, Searching) else None
@@ -248,8 +263,7 @@ def one(task: Task, fault: Callable[..., None], after_seconds: float, draw: rand
             if "Traceback" in said and not isinstance(task, Searching):
                 return f"it printed a trace: {said[-600:]}"
             between = task.published()
-            for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):
-                task.environment.pop(name, None)
+            task.environment["PYTHONPATH"] = paths
             task.run()
             after = task.published()
         except (Exception, SystemExit) as error:
