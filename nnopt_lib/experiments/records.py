@@ -15,7 +15,7 @@ from typing import Any
 
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.files import lock, write_atomically, writing
-from nnopt_lib.paths import published_file, store_folder
+from nnopt_lib.paths import build_folder, published_file, store_folder
 
 FORMAT = 1  # of records; one of another format counts as damaged rather than being misread
 FIELDS: dict[str, type] = {  # what every reader of a record may take for granted
@@ -219,10 +219,14 @@ def clean(older_than_days: float | None = None, dry_run: bool = False) -> list[P
     """Remove from the store what is not needed; returns the files that were (or would be) removed.
 
     Not needed are records that are published too, records set aside as damaged, what killed runs left
-    behind more than a day ago, and locks that nobody holds; with `older_than_days`, also every record older
-    than that. What another process is computing or writing at this moment stays.
+    behind more than a day ago (in the whole build folder), and locks that nobody holds; with
+    `older_than_days`, also every record older than that. What another process is computing or writing at this
+    moment stays.
     """
     removed = []
+    for path in [path for path in build_folder().rglob("*.tmp") if store_folder() not in path.parents]:
+        if _is_needless(path, {}, None) and (dry_run or _remove(path)):
+            removed.append(path)
     for folder in sorted(path for path in store_folder().glob("*") if path.is_dir()):
         published = read_published(folder.name)
         # Records last: with one its lock goes, which would otherwise be counted or not by what comes first.

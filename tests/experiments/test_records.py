@@ -226,11 +226,13 @@ def test_cleaning_takes_what_was_set_aside_and_what_runs_left_more_than_a_day_ag
     ages = {"a.json": 400, "b.json.lock": 400, "young.tmp": 0, "day.tmp": 0.9, "old.tmp": 1.1, "older.tmp": 9}
     ages |= {"c.json.damaged-1": 0, "c.json.damaged-2": 9}
     store = aged(home / "build" / "store" / "01-try", ages)
-    gone = {"old.tmp", "older.tmp", "c.json.damaged-1", "c.json.damaged-2", "b.json.lock"}
+    aged(home / "build" / "runs", {".note.json.tmp": 9, ".young.json.tmp": 0, "note.json": 9})
+    gone = {"old.tmp", "older.tmp", "c.json.damaged-1", "c.json.damaged-2", "b.json.lock", ".note.json.tmp"}
     assert {path.name for path in records.clean(dry_run=True)} == gone
     assert names_of(store) == set(ages)
     assert {path.name for path in records.clean()} == gone
     assert names_of(store) == set(ages) - gone
+    assert names_of(home / "build" / "runs") == {".young.json.tmp", "note.json"}
     assert records.clean() == []
 
 
