@@ -148,6 +148,7 @@ def judge_all(run: Run, outcomes: dict[Mutant, dict[str, Any] | None], step: int
         if (known is None or (known["outcome"] == "survived" and known["step"] < step))
         and step < len(stages(run.tree, mutant.file))
     ]
+    todo.sort(key=lambda mutant: "/course/" in mutant.file)  # kernels and sandboxes take longest: last
     with concurrent.futures.ThreadPoolExecutor(jobs) as workers:
         judging = {workers.submit(run.judge, mutant, step): mutant for mutant in todo}
         try:
