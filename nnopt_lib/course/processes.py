@@ -42,7 +42,7 @@ def ended_whole() -> Iterator[Ending]:
             signal.signal(one, signal.SIG_IGN)  # a second Ctrl-C would leave half of it behind
         ending.status = 128 + number
         print(f"nnopt: {SIGNALS[number]}; finished rows are kept", file=sys.stderr, flush=True)
-        _be_silent()
+        be_silent()
         _end_children()
         # For what cannot be unwound, as a thread that waits for a network.
         watchdog = threading.Timer(UNWINDING_SECONDS, os._exit, (ending.status,))
@@ -69,7 +69,8 @@ def ended_whole() -> Iterator[Ending]:
             signal.signal(number, before[number])
 
 
-def _be_silent() -> None:
+def be_silent() -> None:
+    """Let nothing that this process still prints be heard, as what libraries say when they are cut off."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nothing, stream)

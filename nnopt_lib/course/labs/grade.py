@@ -18,6 +18,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -28,9 +29,11 @@ from nnopt_lib.checks import NnoptError, check_int, nearest, refuse
 from nnopt_lib.course.labs.gradebook import Course
 from nnopt_lib.course.labs.sandbox.sandbox import Limits, check_python
 from nnopt_lib.course.labs.submissions import LARGEST, read_submission, typed_literals
+from nnopt_lib.course.processes import be_silent
 from nnopt_lib.experiments.records import is_sealed, sealed
 from nnopt_lib.files import hash_of, lock, write_atomically
 
+LEAVING_SECONDS = 10
 GRACE_SECONDS = 90  # for all that is not the notebook's own time: a start, the gradebook, its turn
 BEGUN = b"begun"
 PRELOADED = [
@@ -190,7 +193,7 @@ def _ended(failure: str, *, zero: bool = False) -> dict[str, Any]:
 
 def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threads: int) -> None:
     """The process of one submission: nbgrader's autograde with our steps, its answer sent as JSON."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the sandbox is taken down
+    signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _limit_memory()
@@ -205,11 +208,19 @@ def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threa
     pipe.send_bytes(json.dumps(answer).encode())
 
 
+def _leave(*_: Any) -> NoReturn:
+    """End by an exception, so that the sandbox is taken down on the way."""
+    be_silent()
+    sys.exit(1)
+
+
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LEAVING_SECONDS)
+        os._exit(1)  # the exception met something that swallows all, as Python's finalizers do
 
 
 def _limit_memory() -> None:
