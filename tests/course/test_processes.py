@@ -48,10 +48,14 @@ def waiting(tmp_path, monkeypatch):
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("words", [("run", "1"), ("run", "--jobs", "2"), ("run", "1", "--save")])
 @pytest.mark.parametrize(
-    ("number", "word"),
-    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated")],
+    ("number", "word", "words"),
+    [
+        (signal.SIGINT, "interrupted", ("run", "1")),
+        (signal.SIGINT, "interrupted", ("run", "--jobs", "2")),
+        (signal.SIGTERM, "terminated", ("run", "1", "--save")),
+        (signal.SIGHUP, "terminated", ("results", "verify", "1")),
+    ],
 )
 def test_a_signal_in_a_cell_is_one_line_and_leaves_no_process(waiting, number, word, words):
     before = committed_bytes(waiting)

@@ -76,19 +76,24 @@ def test_a_failing_notebook_is_one_sentence_and_the_old_output_stays(project, co
 )
 def test_a_notebook_that_ends_early_or_out_of_order_is_no_success(project, code, what):
     (chapter,) = find_chapters(["1"])
-    save_chapter(chapter)
-    before = committed_bytes(project)
     edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', code)
-    edited = committed_bytes(project)
-    for run in (run_chapter, save_chapter):
-        with pytest.raises(NnoptError) as refusal:
-            run(chapter)
-        sentence = str(refusal.value)
-        assert (
-            sentence.startswith(f"chapter 01-first {what}") and "What was done until then is in" in sentence
-        )
-    assert committed_bytes(project) == edited and before != edited
-    assert chapter_state(chapter).word == "stale"
+    with pytest.raises(NnoptError) as refusal:
+        run_chapter(chapter)
+    sentence = str(refusal.value)
+    assert sentence.startswith(f"chapter 01-first {what}") and "What was done until then is in" in sentence
+    assert chapter_state(chapter).word == "never run"
+
+
+@pytest.mark.notebook
+def test_an_early_exit_leaves_what_was_published_as_it_was(project):
+    (chapter,) = find_chapters(["1"])
+    save_chapter(chapter)
+    edit(chapter.source, 'print(f"accuracy {0.91234:.3f}")', "sys.exit(0)")
+    before = committed_bytes(project)
+    with pytest.raises(NnoptError, match="ended early in code cell 3 of 5: SystemExit"):
+        save_chapter(chapter)
+    assert committed_bytes(project) == before
+    assert "chapters/results/01-rows.jsonl" in before
 
 
 @pytest.mark.notebook
