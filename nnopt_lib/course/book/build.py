@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,20 @@ def _made(source_hash: str, site: Path) -> dict[str, str]:
 
 def _replace_site(source: Path, site: Path, build: Path) -> None:
     """Build apart, and only a book without warnings takes the place of the one before."""
-    fresh = build / "book-out"
-    shutil.rmtree(fresh, ignore_errors=True)
+    for left_over in build.glob("book-out*"):  # of builds that were killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    # A name of its own, since the Sphinx of a command that was killed may still be writing to the last one.
+    fresh = build / f"book-out-{uuid.uuid4().hex[:8]}"
     _run_jupyter_book(source, fresh, log=build / "book.log")
-    shutil.rmtree(site, ignore_errors=True)
-    site.mkdir(parents=True)
-    shutil.move(fresh / "_build" / "html", site / "html")
+    pages, arriving, leaving = site / "html", site / "html.new", site / "html.old"
+    for folder in (arriving, leaving):
+        shutil.rmtree(folder, ignore_errors=True)
+    site.mkdir(parents=True, exist_ok=True)
+    shutil.move(fresh / "_build" / "html", arriving)  # perhaps from another disk, which takes its time
+    if pages.exists():
+        pages.rename(leaving)
+    arriving.rename(pages)
+    shutil.rmtree(leaving, ignore_errors=True)
     shutil.rmtree(fresh)
 
 
