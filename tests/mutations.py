@@ -43,7 +43,12 @@ MORE_TESTS = {
     "experiments/records.py": ("results/test_staleness.py", "course/chapters/test_verify.py"),
     "experiments/run.py": ("results/test_staleness.py", "course/chapters/test_commands.py"),
     "experiments/rows.py": ("results/test_claims.py", "results/test_figures.py"),
-    "files.py": ("pruning/test_checkpoints.py", "pruning/test_masks.py", "experiments/test_records.py"),
+    "files.py": (
+        "results/test_seals.py",
+        "pruning/test_checkpoints.py",
+        "pruning/test_masks.py",
+        "experiments/test_records.py",
+    ),
 }
 # Other replacements are equal for what occurs here (`==` by `is`, `-1` by `+1` beside `1`), or a TypeError
 # wherever the line runs (`<<` between floats), which would count as an easy kill.

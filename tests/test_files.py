@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.files import load_tensors, save_tensors, write_atomically
+from nnopt_lib.files import (
+    finish_replacing,
+    load_tensors,
+    replace_together,
+    save_tensors,
+    write_atomically,
+)
 from tests.conftest import small_files
 
 
@@ -106,3 +112,54 @@ def test_a_header_that_lies_about_type_or_shape_is_refused(tmp_path, changes):
     assert str(refusal.value) == (
         "rule; received contents that do not have the sha256 they were saved with. remedy"
     )
+
+
+# Several files together
+
+
+def replaced(root):
+    """What stands below `root`, but for journals."""
+    files = [path for path in root.rglob("*") if path.is_file() and "journal" not in path.parts]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+def test_files_are_replaced_and_removed_together(tmp_path, left_over):
+    for name in ("a", "deep/b", "c"):
+        write_atomically(tmp_path / name, "old")
+    if left_over:  # of one who was killed before it was complete
+        write_atomically(tmp_path / "journal" / "7.new", "half")
+    contents = {"a": b"new", "deep/er/d": b"also new"}
+    replace_together(tmp_path / "journal", tmp_path, contents, ["c", "never there"])
+    assert replaced(tmp_path) == {"a": b"new", "deep/b": b"old", "deep/er/d": b"also new"}
+    assert not (tmp_path / "journal").exists()
+
+
+@pytest.mark.parametrize("moved", range(3))
+def test_a_replacement_is_finished_from_wherever_it_was_cut(tmp_path, monkeypatch, moved):
+    for name in "abc":
+        write_atomically(tmp_path / name, "old")
+    contents = dict.fromkeys("abc", b"new")
+    count = [0]
+
+    def cut(source, target, real=os.replace):
+        count[0] += Path(target).parent == tmp_path
+        if count[0] > moved:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            replace_together(tmp_path / "journal", tmp_path, contents)
+    assert list(replaced(tmp_path).values()).count(b"new") == moved
+    finish_replacing(tmp_path / "journal", tmp_path)
+    assert set(replaced(tmp_path).values()) == {b"new"}
+    assert not (tmp_path / "journal").exists()
+
+
+def test_a_replacement_that_cannot_be_written_changes_nothing(tmp_path):
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(NnoptError, match="could not be written: File too large"), small_files():
+        replace_together(tmp_path / "journal", tmp_path, {"a": b"new", "b": b"x" * 200})
+    assert replaced(tmp_path) == {"a": b"old"} and not (tmp_path / "journal").exists()

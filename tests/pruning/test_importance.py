@@ -5,6 +5,7 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.structure.classics import mlp
 from nnopt_lib.structure.coupling import couple
+from nnopt_lib.structure.spec import NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
 from tests.networks import residual
 
@@ -21,6 +22,23 @@ def test_scores_by_their_definitions():
     distance = [np.hypot(3, 5), np.hypot(3, 6), 1.0]
     expected = [distance[0] + distance[1], distance[0] + distance[2], distance[1] + distance[2]]
     assert by_score["geometric_median"] == pytest.approx(expected)
+
+
+def test_a_node_with_several_normalizations_is_scored_by_their_mean():
+    branches = [
+        node
+        for side in ("a", "b")
+        for node in (
+            Node(side, "dense", "input", {"units": 3}),
+            Node(f"{side}_norm", "batch_norm", side),
+        )
+    ]
+    ends = (Node("sum", "add", ("a_norm", "b_norm")), Node("out", "dense", "sum", {"units": 2}))
+    coupling = couple(NetSpec((4,), (*branches, *ends)))
+    weights = initial_weights(coupling.spec, 0)
+    weights["a_norm/scale"] = np.array([1.0, -2.0, 3.0], np.float32)
+    weights["b_norm/scale"] = np.array([3.0, 0.0, 0.5], np.float32)
+    assert NODE_SCORES["bn_scale"](coupling, weights).tolist() == [2.0, 1.0, 1.75]
 
 
 def test_coupled_nodes_are_scored_together():

@@ -7,6 +7,7 @@ from nnopt_lib.checks import NnoptError
 from nnopt_lib.measure.costs import count
 from nnopt_lib.structure.coupling import FIXED, couple
 from nnopt_lib.structure.edits.resize import resize
+from nnopt_lib.structure.families import vit
 from nnopt_lib.structure.spec import NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
 from tests.networks import conv, residual
@@ -105,3 +106,13 @@ def test_masks_that_cannot_be_are_refused(masks, sentence):
 
 
 # Importance
+
+
+def test_what_reads_channels_whole_keeps_all_of_them():
+    spec = vit(1, (8, 16), input_shape=(1, 28, 28), outputs=10)
+    coupling = couple(spec)
+    whole = [node for node in spec.nodes if node.op in ("attention", "position")]
+    assert {node.op for node in whole} == {"attention", "position"}
+    for name in (name for node in whole for name in node.inputs):
+        assert set(coupling.nodes[name]) == {FIXED}, name
+    assert coupling.size == 16  # the hidden units of its perceptron, and nothing else
