@@ -82,10 +82,16 @@ def test_run_executes_then_finds_everything_fresh(capsys, executions):
 
 
 def test_parameters_are_passed_as_two_words_and_may_be_repeated(capsys, executions):
-    run(capsys, "run", "-p", "device", "a=b", "01", "-p", "recompute", "true", "-p", "profile", "quick")
-    assert executions == [("01-first", {"profile": "quick", "recompute": True, "device": "a=b"})]
-    run(capsys, "run", "01", "-p", "device", "cpu", "-p", "device", "-1")  # the last one wins, dashes and all
-    assert executions[1:] == [("01-first", {"device": "-1"})]
+    run(capsys, "run", "-p", "device", "cpu", "01", "-p", "recompute", "true", "-p", "profile", "quick")
+    assert executions == [("01-first", {"profile": "quick", "recompute": True, "device": "cpu"})]
+    run(capsys, "run", "01", "-p", "device", "cpu", "-p", "device", "cuda")  # the last one wins
+    assert executions[1:] == [("01-first", {"device": "cuda"})]
+    for value in ("a=b", "-1"):  # words of any form are taken for the value, which is then looked at
+        status, _, err = run(capsys, "run", "01", "-p", "device", value)
+        assert (
+            status == 1 and err.startswith("nnopt: device must be one of ") and f"received {value!r}" in err
+        )
+    assert len(executions) == 2
 
 
 def test_list_prints_state_duration_and_title(capsys, executions):

@@ -21,7 +21,8 @@ def test_random_edits_are_refused_set_aside_or_harmless(tmp_path, monkeypatch):
     assert faults(outcomes) == []
     assert len(outcomes) == 14
     for kind, counted in outcomes.items():
-        assert counted["refused"] + counted["set aside"] > 0, kind
+        # Rows that are used are computed again where they are damaged, which gives the same: told, and harmless.
+        assert counted["refused"] + counted["set aside"] > 0 or kind == "rows used", kind
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_pairing_removes_what_seeds_share():
             "an interval needs at least three finite values; received [1.0, nan, 2.0].",
         ),
         (
+            lambda: measure.interval(
+                [math.inf, *range(1, 12)]
+            ),  # the first ten are enough to recognize them by
+            "an interval needs at least three finite values; "
+            "received [inf, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0].",
+        ),
+        (
             lambda: measure.paired_difference([1, 2, 3], [1, 2]),
             "paired values must have equal lengths; received 3 and 2.",
         ),

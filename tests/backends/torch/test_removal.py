@@ -129,3 +129,29 @@ def test_sizes_in_forward_are_refused():
     sentence = str(error.value)
     assert sentence.startswith("the code of Fixed must run with smaller layers; received ")
     assert sentence.endswith(". Write no sizes into forward: flatten(1) for view.")
+
+
+class CopiesItself(nn.Module):
+    """A model that says itself how it is copied, as some that hold a connection or a lock do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.copies = 0
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+    def __deepcopy__(self, memo):
+        new = memo[id(self)] = type(self)()
+        new.first, new.second = copy.deepcopy(self.first, memo), copy.deepcopy(self.second, memo)
+        new.copies = self.copies + 1
+        return new
+
+
+def test_a_model_is_copied_by_its_own_rule():
+    model, x = CopiesItself(), torch.ones(3, 4)
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x)
+    small = nnopt.remove_nodes(model, masks, example_input=x)
+    assert (small.copies, model.copies) == (1, 0)
+    assert small.first.weight.shape == (3, 4) and model.first.weight.shape == (6, 4)
