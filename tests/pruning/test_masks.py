@@ -189,6 +189,8 @@ def test_counts_of_masks():
     assert masks.sparsities() == {"a": 0.25, "b": 1.0}
     assert list(masks) == ["a", "b"] and len(masks) == 2 and "a" in masks
     assert repr(masks) == "Masks(sparsity 0.5: 3 of 6 weights removed, 2 arrays)"
+    one = Masks({"a/kernel": np.array([[True, False]])})
+    assert repr(one) == "Masks(sparsity 0.5: 1 of 2 weights removed, 1 array)"
 
 
 def test_masks_are_copied_and_read_only():
