@@ -57,13 +57,16 @@ def test_what_another_program_wrote_by_sqlite_is_taken(database):
 
 def test_without_a_note_or_with_a_damaged_one_nothing_is_refused(database, tmp_path):
     note = tmp_path / "gradebook.db.sha256"
-    database.write_bytes(database.read_bytes() + b"x")
+    database.write_bytes(changed := database.read_bytes() + b"x")
+    with pytest.raises(NnoptError, match="must be as it was written last"):  # by the whole note
+        check_untouched(database)
     for text in ("{", '{"writes": 1}'):
         note.write_text(text)
         check_untouched(database)
     note.unlink()
     check_untouched(database)
     check_untouched(tmp_path / "none.db")
+    assert database.read_bytes() == changed and not note.exists()
 
 
 def test_it_waits_for_whoever_is_writing_rather_than_noting_half_of_it(database):
