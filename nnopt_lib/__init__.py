@@ -47,7 +47,7 @@ _HOME = {
     "nas.result": ["SearchResult"],
     "nas.search": ["SearchSpace", "search"],
     "experiments.run": ["run_experiment"],
-    "results.claims": ["claim", "replay"],
+    "results.claims": ["claim", "replay", "verdicts"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = {

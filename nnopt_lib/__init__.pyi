@@ -41,6 +41,7 @@ from nnopt_lib.pruning.repair import reconstruct as reconstruct
 from nnopt_lib.results import figures as figures
 from nnopt_lib.results.claims import claim as claim
 from nnopt_lib.results.claims import replay as replay
+from nnopt_lib.results.claims import verdicts as verdicts
 from nnopt_lib.structure.classics import cnn as cnn
 from nnopt_lib.structure.classics import lenet_5 as lenet_5
 from nnopt_lib.structure.classics import lenet_300_100 as lenet_300_100

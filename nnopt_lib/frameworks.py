@@ -37,14 +37,17 @@ class Learner(Protocol):
     def indices(self, orders: np.ndarray) -> Any:
         """Orders of the examples, int64 (models, examples), where `step` reads them; sliced by the loop."""
 
-    def step(self, batch: Any) -> Any:
-        """One optimizer step of each model on its examples `batch`, (models, examples of the batch).
+    def step(self, batch: Any, rate: float) -> Any:
+        """One optimizer step, at this learning rate, of each model on its examples `batch`, (models, size).
 
         Gives the sums of losses and of correct answers, (2, models), as an array of the framework's own.
         """
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Outputs of each model for the same `x` in inference mode, (models, examples, *outputs)."""
+    def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:
+        """Outputs of each model in inference mode, (models, examples, *outputs).
+
+        `sets` holds the inputs that all models share, or one array for each.
+        """
 
     def keep(self, index: int) -> None:
         """Set aside a copy of one model's weights, in the place of an earlier one."""
@@ -139,10 +142,12 @@ class Stack(Protocol):
     def weights(self, index: int, *, last: bool = False) -> dict[str, np.ndarray]:
         """Copies of one network's weights."""
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """Logits of all networks."""
+    def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 1024) -> np.ndarray:
+        """Logits of all networks, for inputs that they share or one array for each."""
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
+    def evaluate(
+        self, x: np.ndarray | Sequence[np.ndarray], y: np.ndarray | Sequence[np.ndarray]
+    ) -> list[dict[str, float]]:
         """Accuracy and loss of each network."""
 
 

@@ -23,13 +23,15 @@ from nnopt_lib.experiments.records import read_published
 from nnopt_lib.files import write_atomically
 from nnopt_lib.measure.statistics import interval
 from nnopt_lib.paths import build_folder, project_root, results_folder
-from nnopt_lib.results.claims import published_band
+from nnopt_lib.results.claims import VERDICTS as CLAIM_VERDICTS
+from nnopt_lib.results.claims import family_size, published_band
 from nnopt_lib.results.figures import redraw
 from nnopt_lib.results.seals import RESTORE, read_published_json, read_status, seal_problems
 from nnopt_lib.results.staleness import check_fresh, read_claims, row_hashes
 
 SOURCE = "book/writeup/paper.typ"
-VERDICTS = ("inside", "differs", "holds", "does not hold")
+REPLAY_VERDICTS = ("inside", "differs", "order replayed", "order not replayed", "quoted only")
+VERDICTS = (*REPLAY_VERDICTS, *CLAIM_VERDICTS)
 COLUMN_INCHES = 3.25  # of the paper's columns; figures are drawn for it, never scaled
 
 
@@ -137,7 +139,7 @@ def shown(record: Mapping[str, Any]) -> dict[str, Any]:
         facts |= {"quantity": record["quantity"], "published": published_band(published).replace("-", "−")}
         facts |= {"source": record["source"], "mark": record["mark"], "verdict": verdict, "because": because}
     else:
-        facts |= {"verdict": "holds" if record["holds"] else "does not hold", "sentence": record["sentence"]}
+        facts |= {"verdict": record["verdict"], "sentence": record["sentence"]}
     numbers = record if record["kind"] == "replay" else record["numbers"]
     if "low" in numbers and "high" in numbers:
         estimate = {key: numbers[key] for key in ("mean", "low", "high") if key in numbers}
@@ -194,7 +196,9 @@ def _about(chapters: list[dict[str, Any]]) -> dict[str, Any]:
     experiments = [path.stem for path in results_folder().glob("*.jsonl")]
     hashes = json.dumps(row_hashes(experiments), sort_keys=True)
     confidence = inspect.signature(interval).parameters["confidence"].default
+    family = [record for record in read_claims().values() if "p" in record]
     return {
+        "claims": family_size(family),
         **{word: sum(chapter[word] for chapter in chapters) for word in (*VERDICTS, "runs")},
         "confidence": f"{100 * confidence:g}",
         "hours": f"{sum(chapter['hours'] for chapter in chapters):.0f}",

@@ -50,15 +50,54 @@ FINGERPRINTS = {
     "monks-2": "79ed3a8bde46ed50",
     "monks-3": "19345eddc24676d8",
 }
+# The same for the further draws of MNIST-1D and splits of digits, numbered from 1, that seeds take.
+DRAWS = {
+    "mnist1d": """
+        4c90d2bb735136fe 549e00be4a9162ae 5b0fd277a44140a7 f9aaf695522e68db 001ddfe03a0dcfe1
+        31861135299c215c 7752cc4392f003e6 a70f79f84fd0648c 3ee38548aa85009c
+    """,
+    "mnist1d validation=0": """
+        7c770273e3a953a6 dbc711fc33674024 ae3184156ad5f79f 2e008c5304f35941 f2b598593273cc73
+        38d01706199edade 18773008daeac2a4 e5e4ea09e0fcf7d3 b51e4901625bf7b1
+    """,
+    "mnist1d flat=False": """
+        bea6c0b513a1b8ea dfbe09fe9ee41ab1 319c67ad189b3f0f f087e38728a8e946 c0e82179a5de7ad1
+        fdf9c791d2642694 839f2ef6f5f5f64d 255b2a6468650844 2f9fb8a24084ed4b
+    """,
+    "mnist1d flat=False validation=0": """
+        ca3edf83fc54a067 1b021248ab05a948 66a1049c6eae58c9 09a5d1d3f8ad4973 0089a970a1ea0009
+        fdb6dbb0ecaab0f9 e3a3b59fd57afff7 18b9f14432a34bbf e5d7c8c171b7db38
+    """,
+}
+SPLITS = {
+    "digits": """
+        d670449d747fd8d1 35ebc636a52d9a2a 9c55beb482213575 63ce44ade983a223 f791a95f99f75b0f
+        a9d926d94e317ab9 68bdc2e9f2076005 8f84874aff00e554 045b651e6a76420d
+    """,
+    "digits validation=0": """
+        1ef61009083001c1 344ad318a482220d b8965ddea352292f b2fc10dd20f24863 cf448fe661b8fe12
+        c63df93ff3c8ffae a039c1114bc80b26 ed62cbe0d304715f a3662e1b637f79c1
+    """,
+    "digits flat=False": """
+        aa308388d602acd5 4e88af492032072d 3b682d91c7a37f91 6817b42e5928a79a 555b060ac3baec3e
+        41f4a431457b70a3 624969af729406e8 52983388b03ed40c 030639838df0385e
+    """,
+}
+FINGERPRINTS |= {
+    f"{options} {what}={number}": fingerprint
+    for what, texts in (("draw", DRAWS), ("split_seed", SPLITS))
+    for options, text in texts.items()
+    for number, fingerprint in enumerate(text.split(), start=1)
+}
 
 Raw = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x and y to train on, x and y to test on
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a set is read, and what is known of it before: `read` takes the seed of the split."""
+    """How a set is read, and what is known of it before: `read` takes the seed of the split and the draw."""
 
-    read: Callable[[int], Raw]
+    read: Callable[[int, int], Raw]
     train: int
     test: int
     shape: tuple[int, ...]
@@ -76,6 +115,7 @@ def load_data(
     examples: tuple[int, int, int] | None = None,
     validation: int | None = None,
     split_seed: int = 0,
+    draw: int = 0,
 ) -> Data:
     """A data set by its name; its arrays are read, and checked, when one is first asked for.
 
@@ -91,6 +131,8 @@ def load_data(
             (MNIST-1D), 5,000 (MNIST, Fashion-MNIST), 500 (their samples), none (MONK's).
         split_seed: of the split. digits splits in three, every class equally (360 to test on); the test
             sets of the others are fixed, and only train and validation are drawn.
+        draw: of MNIST-1D, which is generated: 0 is the published set, every other number a new sample of the
+            same task (train and test), by the generator with another seed. The others have one only.
 
     Returns a new `Data`. Errors: an unknown name and options that do not fit it, at once; when the arrays are
     asked for, files that are neither local nor reachable, or whose bytes are not the published ones (named,
@@ -102,15 +144,18 @@ def load_data(
     """
     check_choice("data", name, SOURCES)
     check_int("split_seed", split_seed, at_least=0)
+    if check_int("draw", draw, at_least=0) and name != "mnist1d":
+        refuse("draw is for generated data, mnist1d", f"draw {draw} of {name}", "Leave it out.")
     source = SOURCES[name]
     held = check_int("validation", source.validation if validation is None else validation, at_least=0)
     if held >= source.train:
         refuse(f"validation must leave something of the {source.train:,} training examples", held)
     sizes = _sizes(source, held, examples)
     shape = _pooled_shape(name, source.shape, pool)
-    read = functools.partial(_read, name, flat, scale, pool, sizes, held, split_seed)
+    read = functools.partial(_read, name, flat, scale, pool, sizes, held, split_seed, draw)
     shown = (int(np.prod(shape)),) if flat else (1, *shape)
     asked = {"flat": flat, "scale": scale, "pool": pool, "examples": examples, "split_seed": split_seed}
+    asked["draw"] = draw
     asked["validation"] = None if held == source.validation else held
     deferred = Deferred(read, sizes, shown, FINGERPRINTS.get(f"{name}{_changed(asked)}"))
     return Data.on_first_use(name, source.classes, deferred)
@@ -143,11 +188,18 @@ def _pooled_shape(name: str, shape: tuple[int, ...], pool: int) -> tuple[int, ..
 
 
 def _read(
-    name: str, flat: bool, scale: bool, pool: int, sizes: dict[str, int], held: int, split_seed: int
+    name: str,
+    flat: bool,
+    scale: bool,
+    pool: int,
+    sizes: dict[str, int],
+    held: int,
+    split_seed: int,
+    draw: int,
 ) -> dict[str, np.ndarray]:
     """The arrays of `Data`, read and made as the options ask for."""
     source = SOURCES[name]
-    x, y, x_test, y_test = source.read(split_seed)
+    x, y, x_test, y_test = source.read(split_seed, draw)
     chosen, kept = _split(y, held, split_seed)
     pairs = {"train": (x, y, kept), "validation": (x, y, chosen), "test": (x_test, y_test, None)}
     arrays = {}
@@ -181,7 +233,7 @@ def _split(y: np.ndarray, held: int, seed: int) -> tuple[np.ndarray, np.ndarray]
 # ---------------------------------------------------------------- the sources
 
 
-def _digits(split_seed: int) -> Raw:
+def _digits(split_seed: int, draw: int) -> Raw:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -189,12 +241,14 @@ def _digits(split_seed: int) -> Raw:
     return x[rest], y[rest], x[test], y[test]
 
 
-def _mnist1d(split_seed: int) -> Raw:
+def _mnist1d(split_seed: int, draw: int) -> Raw:
     from mnist1d.data import get_dataset_args, make_dataset
 
-    made = make_dataset(get_dataset_args())
+    arguments = get_dataset_args()
+    arguments.seed += draw
+    made = make_dataset(arguments)
     x, x_test = (np.asarray(made[part], np.float32) for part in ("x", "x_test"))
-    for part, expected in zip((x, x_test), MNIST1D_HASHES, strict=True):
+    for part, expected in zip((x, x_test), () if draw else MNIST1D_HASHES, strict=not draw):
         actual = hashlib.sha256(part.tobytes()).hexdigest()
         if not actual.startswith(expected):
             refuse(
@@ -205,7 +259,7 @@ def _mnist1d(split_seed: int) -> Raw:
     return x, made["y"], x_test, made["y_test"]
 
 
-def _idx_set(files: tuple[RemoteFile, ...], split_seed: int) -> Raw:
+def _idx_set(files: tuple[RemoteFile, ...], split_seed: int, draw: int) -> Raw:
     """The four arrays of a set in MNIST's form; the split leaves its test set alone."""
     x, y, x_test, y_test = (read_idx(read_checked(file), file.path) for file in files)
     return x, y, x_test, y_test
@@ -226,7 +280,7 @@ def read_idx(content: bytes, name: str) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _sample(name: str, split_seed: int) -> Raw:
+def _sample(name: str, split_seed: int, draw: int) -> Raw:
     """The images that lie in the repository (nnopt_lib/data/samples), checked against their hash."""
     whole, arrays = name.removesuffix("-sample"), []
     rule = f"{SAMPLES}/{whole}-*.npz must hold the arrays of {name} with the sha256 {SAMPLE_HASHES[name]}"
@@ -290,7 +344,7 @@ MONKS_TRAIN = {
 }
 
 
-def _monks(number: int, split_seed: int) -> Raw:
+def _monks(number: int, split_seed: int, draw: int) -> Raw:
     """All 432 combinations, an attribute of v values as v zeros and ones: (432, 17)."""
     rows = list(itertools.product(*(range(1, count + 1) for count in MONKS_VALUES)))
     ones = [np.eye(count, dtype=np.float32) for count in MONKS_VALUES]
@@ -303,7 +357,7 @@ def _monks(number: int, split_seed: int) -> Raw:
     return x[train], y_train[train], x, y
 
 
-def _image_source(read: Callable[[int], Raw]) -> Source:
+def _image_source(read: Callable[[int, int], Raw]) -> Source:
     return Source(read, 60_000, 10_000, (28, 28), validation=5_000, top=255.0)
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     """Write the files and print the hashes of their arrays."""
     for name in SAMPLE_HASHES:
         whole = name.removesuffix("-sample")
-        arrays = sample(SOURCES[whole].read(0))
+        arrays = sample(SOURCES[whole].read(0, 0))
         for part, pair in (("train", arrays[:2]), ("test", arrays[2:])):
             write_atomically(SAMPLES / f"{whole}-{part}.npz", compressed(*pair))
         print(name, sample_hash(arrays))

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.frameworks import backend_of, framework_of, training_backend_of
 from nnopt_lib.measure.costs import count
-from nnopt_lib.measure.statistics import interval
+from nnopt_lib.measure.statistics import median_interval
 from nnopt_lib.measure.timing import peak_memory, time_in_turns
 from nnopt_lib.models.describe import describe
 
@@ -87,7 +87,7 @@ def _report_row(model: Any, name: str, x: np.ndarray, seconds: np.ndarray, peak:
         macs = count(describe(model, x)).macs
     except NnoptError:
         macs = None
-    median, low, high = interval(seconds, statistic=np.median)
+    median, low, high = median_interval(seconds)
     return {
         "model": name,
         "parameters": sum(value.size for value in values),

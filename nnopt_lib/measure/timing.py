@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from nnopt_lib.checks import check_int
-from nnopt_lib.measure.statistics import interval
+from nnopt_lib.measure.statistics import median_interval
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds per call: median over repeats, with the bootstrap 95 % interval of the median."""
+    """Seconds per call: median over repeats, with the 95 % interval of the median (`median_interval`)."""
 
     median_seconds: float
     low_seconds: float
@@ -36,11 +36,12 @@ def latency(run: Callable[[], Any], *, repeats: int = 50, warmup: int = 10) -> L
     `threads` in the result is the largest number that a loaded numerical library would use.
 
     Example:
-        >>> latency(lambda: sum(range(1000)), repeats=5, warmup=1).repeats
-        5
+        >>> latency(lambda: sum(range(1000)), repeats=10, warmup=1).repeats
+        10
     """
+    check_int("repeats", repeats, at_least=6)  # fewer give no interval of a median
     seconds = time_in_turns({"run": run}, repeats=repeats, warmup=warmup)["run"]
-    median, low, high = interval(seconds, statistic=np.median)
+    median, low, high = median_interval(seconds)
     return Latency(median, low, high, repeats, threads())
 
 
@@ -50,7 +51,7 @@ def time_in_turns(
     """Seconds of every call, with the functions called in turns, so that a noisy moment disturbs all of them.
 
     Returns an array of shape (repeats,) per name; entries of one turn were measured one after the other, so
-    ratios are taken entry by entry: ``interval(a / b, statistic=np.median)``.
+    ratios are taken entry by entry: ``median_interval(a / b)``.
     """
     check_int("repeats", repeats, at_least=3)
     seconds = {name: np.empty(repeats) for name in runs}

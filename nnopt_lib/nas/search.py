@@ -150,7 +150,7 @@ def _brackets(
     halving: str | None, training: Training, examples: int, total: int
 ) -> list[tuple[int, list[int]]]:
     """How many candidates to begin with, and the steps of each rung, one bracket after the other."""
-    full = training.steps or training.epochs * -(-examples // training.batch_size)
+    full = training.total_steps(examples)
     if halving is None:
         return [(total, [full])]
     rungs = [max(1, full // ETA**power) for power in (2, 1, 0)]

@@ -95,12 +95,12 @@ def fit(
     if penalty is not None:
         regularizer = penalty_backend_of(model).regularizer(model, penalty, training, seed)
     learner = adapter.learner(model, data, training, optimizer, regularizer, device)
-    return train(learner, data, training, [seed])[0]
+    return train(learner, [data], training, [seed])[0]
 
 
 def fit_many(
     spec: NetSpec,
-    data: Data,
+    data: Data | Sequence[Data],
     training: Training,
     *,
     seeds: Sequence[int],
@@ -113,6 +113,8 @@ def fit_many(
     """Train one network of `spec` per seed, all in one program (PyTorch); much faster for small networks.
 
     Parameters:
+        data: what all networks are trained on, or a list of one set for each, of equal sizes, where a seed
+            is to draw the split or the sample of the data, too.
         seeds: of first weights and batch order, one per network; may repeat where weights or masks differ.
         weights: what each network starts from, instead of first weights drawn by its seed and `init`.
         masks: what each network is held to, None for a dense one.
@@ -129,7 +131,10 @@ def fit_many(
         >>> len(stack.evaluate(digits.x_test, digits.y_test)), stack.weights(0)["dense_1/bias"].shape
         (50, (32,))
     """
-    check_data(data, training)
+    sets: list[Data] = list(data) if isinstance(data, (list, tuple)) else [cast("Data", data)]
+    for each in sets:
+        check_data(each, training)
+    _check_sets(sets, len(seeds))
     # A seed may come twice where something else tells the networks apart, as in a comparison of masks.
     alike = weights is None and masks is None and penalties is None
     repeats = alike and len(set(seeds)) != len(seeds)
@@ -148,8 +153,20 @@ def fit_many(
     if training.mixed_precision:
         refuse("fit_many trains in float32", "mixed_precision=True", "Use fit, or leave it out.")
     stack = stacks().Stack(spec, seeds, starts, held, device)
-    stack.histories = train(stacks().learner(stack, data, training, penalties), data, training, stack.seeds)
+    learner = stacks().learner(stack, sets, training, penalties)
+    stack.histories = train(learner, sets, training, stack.seeds)
     return cast(Stack, stack)
+
+
+def _check_sets(sets: Sequence[Data], networks: int) -> None:
+    """Refuse data sets that are neither one for all networks nor one for each, of equal sizes."""
+    if len(sets) == 1:
+        return
+    if len(sets) != networks:
+        refuse(f"data must be one set, or a list of one for each of {networks} networks", len(sets))
+    sizes = {(*each.sizes.values(), each.shape) for each in sets}
+    if len(sizes) > 1:
+        refuse("data sets of one stack must have equal sizes and shapes", sorted(map(str, sizes)))
 
 
 def _check_networks(

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from nnopt_lib.data import Data
 
 
-def train(learner: Learner, data: Data, training: Training, seeds: Sequence[int]) -> list[History]:
+def train(learner: Learner, sets: Sequence[Data], training: Training, seeds: Sequence[int]) -> list[History]:
     """Train the models of `learner` by `training`, one for each of `seeds`, and return their histories.
+
+    `sets` is the data that all of them share, or one set for each, of equal sizes.
 
     A model keeps the weights of its best row where the recipe has patience, else those of the last step. In a
     stack, models that are done go on training until all are, but nothing of it is noted or kept.
@@ -32,17 +34,18 @@ def train(learner: Learner, data: Data, training: Training, seeds: Sequence[int]
     stoppings = [EarlyStopping(training.patience) for _ in seeds]
     sums: Any = 0.0  # of losses and of correct answers since the last row, (2, models)
     seen = 0
-    for step in plan(len(data.x_train), training):
+    examples = len(sets[0].x_train)
+    for step in plan(examples, training):
         if step.part.start == 0:
-            orders = [batch_order(len(data.x_train), training, seed, step.epoch) for seed in seeds]
+            orders = [batch_order(examples, training, seed, step.epoch) for seed in seeds]
             order = learner.indices(np.stack(orders))  # (models, examples)
         batch = order[:, step.part]
         # Added up wherever the learner computes: reading a number at each step would wait for the device.
-        sums += learner.step(batch)
+        sums += learner.step(batch, step.rate)
         seen += batch.shape[1]
         if not step.report:
             continue
-        rows = _rows(step, (sums / seen).tolist(), learner, data)
+        rows = _rows(step, (sums / seen).tolist(), learner, sets)
         sums, seen = 0.0, 0
         for index, (row, history, stopping) in enumerate(zip(rows, histories, stoppings, strict=True)):
             if stopping.done:
@@ -59,16 +62,18 @@ def train(learner: Learner, data: Data, training: Training, seeds: Sequence[int]
 
 
 def _rows(
-    step: Step, means: Sequence[Sequence[float]], learner: Learner, data: Data
+    step: Step, means: Sequence[Sequence[float]], learner: Learner, sets: Sequence[Data]
 ) -> list[dict[str, float]]:
     """One row for each model: `means` are losses and accuracies in training, validation is done now."""
     rows: list[dict[str, float]] = [
         {"epoch": step.epoch, "step": step.number, "train_loss": loss, "train_accuracy": accuracy}
         for loss, accuracy in zip(*means, strict=True)
     ]
-    if len(data.x_validation):
-        for row, logits in zip(rows, learner.predict(data.x_validation), strict=True):
-            accuracy, loss = accuracy_and_loss(logits, data.y_validation)
+    if len(sets[0].x_validation):
+        outputs = learner.predict([data.x_validation for data in sets])
+        labels = [data.y_validation for data in sets] * (len(rows) // len(sets))
+        for row, logits, y in zip(rows, outputs, labels, strict=True):
+            accuracy, loss = accuracy_and_loss(logits, y)
             row |= {"validation_loss": loss, "validation_accuracy": accuracy}
     return rows
 
@@ -95,23 +100,26 @@ class EarlyStopping:
 
 
 class Step(NamedTuple):
-    """One optimizer step: epoch and number (from 1), its part of the epoch's order, whether a row follows."""
+    """One optimizer step: epoch and number (from 1), its part of the epoch's order, whether a row follows it,
+    and its learning rate.
+    """
 
     epoch: int
     number: int
     part: slice
     report: bool
+    rate: float
 
 
 def plan(examples: int, training: Training) -> Iterator[Step]:
     """All optimizer steps of a recipe; one whose part starts at 0 begins an epoch, with its own order."""
     per_epoch = -(-examples // training.batch_size)  # rounded up: the last batch may be smaller
-    last = training.steps or training.epochs * per_epoch
+    last = training.total_steps(examples)
     for number in range(1, last + 1):
         epoch, batch = divmod(number - 1, per_epoch)
         part = slice(batch * training.batch_size, (batch + 1) * training.batch_size)
         report = number % (training.report_every or per_epoch) == 0 or number == last
-        yield Step(epoch + 1, number, part, report)
+        yield Step(epoch + 1, number, part, report, training.rate(number, last))
 
 
 def batch_order(examples: int, training: Training, seed: int, epoch: int) -> np.ndarray:

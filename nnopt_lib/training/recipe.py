@@ -5,11 +5,13 @@ Both backends and the stacked trainer read the same recipe. No framework is impo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from nnopt_lib.checks import check_choice, check_int, check_number, refuse
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
+LEARNING_RATE_SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,16 @@ class Training:
         steps: exactly so many optimizer steps instead, ending within an epoch if need be.
         batch_size: examples per optimizer step; the last batch of an epoch may be smaller.
         optimizer: ``"sgd"``, ``"adam"`` or ``"adamw"``, with PyTorch's definitions in both frameworks.
-        learning_rate: above 0, constant.
+        learning_rate: above 0; with which training begins.
         momentum, nesterov: for ``"sgd"`` only.
         weight_decay: added to the gradient (sgd, adam) or decoupled (adamw), at least 0.
         report_every: optimizer steps between rows of the `History`; None gives one row per epoch.
         patience: stop after so many rows without a better validation loss and go back to the weights of the
             best; None trains to the end and never looks at validation data to decide.
         shuffle: draw a new order of the training set for every epoch; False keeps the data's order.
+        learning_rate_schedule: ``"cosine"`` lets the rate fall along half a cosine, from `learning_rate` to
+            nearly 0 at the last step (Loshchilov & Hutter 2017, without restarts), so that the last epoch is
+            the best and methods are compared at their best; ``"constant"`` keeps it.
         mixed_precision: float16 autocast on CUDA (PyTorch); other devices ignore it. In Keras set a
             dtype policy before the model is made.
 
@@ -48,11 +53,13 @@ class Training:
     mixed_precision: bool = False
     steps: int | None = None
     report_every: int | None = None
+    learning_rate_schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         check_int("epochs", self.epochs, at_least=1)
         check_int("batch_size", self.batch_size, at_least=1)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("learning_rate_schedule", self.learning_rate_schedule, LEARNING_RATE_SCHEDULES)
         check_number("learning_rate", self.learning_rate, above=0)
         check_number("weight_decay", self.weight_decay, at_least=0)
         if not 0 <= check_number("momentum", self.momentum, at_least=0) < 1:
@@ -65,10 +72,29 @@ class Training:
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), at_least=1)
 
-    @property
-    def step_size(self) -> float:
+    def total_steps(self, examples: int) -> int:
+        """How many optimizer steps the recipe takes on so many training examples.
+
+        Example:
+            >>> Training(epochs=2, batch_size=32).total_steps(100)
+            8
+        """
+        return self.steps or self.epochs * -(-examples // self.batch_size)  # the last batch may be smaller
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of optimizer step number `step` (from 1) of `total`.
+
+        Example:
+            >>> [round(Training(learning_rate=0.1).rate(step, 4), 3) for step in (1, 2, 3, 4)]
+            [0.1, 0.085, 0.05, 0.015]
+        """
+        if self.learning_rate_schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * (step - 1) / total)) / 2
+
+    def step_size(self, rate: float) -> float:
         """How far a constant gradient moves a weight per step in the end: momentum adds up past ones."""
-        return self.learning_rate / (1 - self.momentum)
+        return rate / (1 - self.momentum)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def _make_step(
             gradients = regularizer.after_backward(gradients, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
         if regularizer:
-            regularizer.after_step()
+            regularizer.after_step(optimizer.learning_rate)
         return loss, tf.math.count_nonzero(tf.argmax(logits, 1) == y)
 
     return step
@@ -93,6 +93,7 @@ class OneModel:
     ) -> None:
         self._model, self._device = model, device
         self._x, self._y = channels_last(data.x_train), data.y_train
+        self._optimizer = optimizer
         self._step = _make_step(model, training, optimizer, regularizer)
         self._kept: list[np.ndarray] = []
 
@@ -100,16 +101,17 @@ class OneModel:
         """The order of the examples, (1, examples), as it is: batches are cut out by NumPy."""
         return orders
 
-    def step(self, batch: np.ndarray) -> np.ndarray:
-        """One optimizer step on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
+    def step(self, batch: np.ndarray, rate: float) -> np.ndarray:
+        """One step at this rate on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
         examples = batch[0]
+        self._optimizer.learning_rate = rate  # a variable, which the compiled step reads
         with _device(self._device):
             loss, correct = self._step(tf.constant(self._x[examples]), tf.constant(self._y[examples]))
         return np.array([[float(loss) * len(examples)], [int(correct)]])
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Outputs for `x`, (1, examples, *outputs)."""
-        return predict(self._model, x, 4096, self._device)[None]
+    def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:
+        """Outputs for the one array of inputs in `sets`, (1, examples, *outputs)."""
+        return predict(self._model, sets[0], 4096, self._device)[None]
 
     def keep(self, index: int) -> None:
         """Set the weights aside; `index` is 0."""

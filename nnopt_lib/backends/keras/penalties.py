@@ -135,8 +135,7 @@ class Regularizer:
     """A `Penalty` at work in a training loop: called before, within and after every step."""
 
     def __init__(self, model: keras.Model, penalty: Penalty, training: Training, seed: int) -> None:
-        self._model, self._penalty = model, penalty
-        self._amount = training.step_size * penalty.strength
+        self._model, self._penalty, self._training = model, penalty, training
         rate = training.learning_rate
         self._gates = Gates(model, penalty.strength, rate, seed) if penalty.kind == "l0" else None
 
@@ -156,12 +155,13 @@ class Regularizer:
         """The gradients for the optimizer."""
         return self._gates.pass_gradients(gradients, variables) if self._gates else gradients
 
-    def after_step(self) -> None:
-        """After the optimizer's step."""
+    def after_step(self, rate: Any) -> None:
+        """After the optimizer's step at this rate, which a threshold must keep up with."""
         if self._gates:
             self._gates.close()
         elif self._penalty.kind.startswith("proximal"):
-            shrink(self._penalty.kind, self._model, self._amount)
+            amount = self._training.step_size(rate) * self._penalty.strength
+            shrink(self._penalty.kind, self._model, amount)
 
 
 def regularizer(model: keras.Model, penalty: Penalty, training: Training, seed: int) -> Regularizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,12 @@ def make_optimizer(
         return torch.optim.SGD(parameters, momentum=training.momentum, nesterov=training.nesterov, **options)
     kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, **options)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def optimizer_for(model: nn.Module, x: np.ndarray, training: Training, device: str) -> torch.optim.Optimizer:
@@ -70,8 +76,9 @@ class OneModel:
         """The order of the examples, (1, examples), on the device."""
         return torch.from_numpy(orders).to(self._device)
 
-    def step(self, batch: torch.Tensor) -> torch.Tensor:
-        """One optimizer step on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
+    def step(self, batch: torch.Tensor, rate: float) -> torch.Tensor:
+        """One step at this rate on the examples `batch`, (1, size); loss and number correct, (2, 1)."""
+        set_rate(self._optimizer, rate)
         examples = batch[0]
         self._optimizer.zero_grad()
         if self._regularizer:
@@ -86,14 +93,14 @@ class OneModel:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         if self._regularizer:
-            self._regularizer.after_step()
+            self._regularizer.after_step(rate)
         # Both stay on the device. float(): losses of a model in half precision would overflow as a sum.
         correct = (logits.detach().argmax(1) == self._y[examples]).sum()
         return torch.stack([loss.detach().float() * len(examples), correct])[:, None]
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Outputs for `x`, (1, examples, *outputs)."""
-        return predict(self._model, x, 4096, None)[None]
+    def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:
+        """Outputs for the one array of inputs in `sets`, (1, examples, *outputs)."""
+        return predict(self._model, sets[0], 4096, None)[None]
 
     def keep(self, index: int) -> None:
         """Set the weights aside; `index` is 0."""

@@ -155,7 +155,7 @@ class Regularizer:
         self.kind, self.mix = penalties[0].kind, penalties[0].mix
         self._kernels, self._stacked = list(kernels), stacked
         self._strengths = self._kernels[0].new_tensor([penalty.strength for penalty in penalties])
-        self._amounts = self._strengths * training.step_size
+        self._training = training
         self._gates = None
         if self.kind == "l0":
             strengths = [penalty.strength for penalty in penalties]
@@ -182,13 +182,14 @@ class Regularizer:
             self._gates.pass_gradients()
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """After the optimizer's step."""
+    def after_step(self, rate: float) -> None:
+        """After the optimizer's step at this rate, which a threshold must keep up with."""
         if self._gates:
             self._gates.close()
         elif self.kind.startswith("proximal"):
+            amounts = self._strengths * self._training.step_size(rate)
             for kernel in self._views():
-                kernel.copy_(_shrunk(self.kind, kernel, self._amounts))
+                kernel.copy_(_shrunk(self.kind, kernel, amounts))
 
 
 def regularizer(model: nn.Module, penalty: Penalty, training: Training, seed: int) -> Regularizer:

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from nnopt_lib.backends.torch.build import plain_function, resolve_device
-from nnopt_lib.backends.torch.fit import make_optimizer
+from nnopt_lib.backends.torch.fit import make_optimizer, set_rate
 from nnopt_lib.backends.torch.masks import clear, keep_bits
 from nnopt_lib.backends.torch.penalties import Regularizer
+from nnopt_lib.checks import refuse
 from nnopt_lib.measure.statistics import accuracy_and_loss
 from nnopt_lib.pruning.penalties import Penalty, check_penalized
 from nnopt_lib.structure.operations import spatial
@@ -72,19 +73,28 @@ class Stack:
         values = self._last if last else self.values
         return {name: value[index].detach().cpu().numpy().copy() for name, value in values.items()}
 
-    def predict(self, x: np.ndarray, batch_size: int = 1024) -> np.ndarray:
-        """Logits of every network for the same `x`, shape (seeds, examples, outputs)."""
+    def predict(self, x: np.ndarray | Sequence[np.ndarray], batch_size: int = 1024) -> np.ndarray:
+        """Logits of every network, (seeds, examples, outputs), for the same `x` or a list of one each."""
         seeds = len(self.seeds)
         with torch.no_grad():
-            batches = torch.as_tensor(x).to(self.device).split(batch_size)
-            outputs = [self.forward(b.expand(seeds, *b.shape), training=False) for b in batches]
+            if isinstance(x, np.ndarray):
+                values = torch.as_tensor(x).to(self.device)
+                values = values.expand(seeds, *values.shape)  # a view: nothing is copied
+            else:
+                _check_one_each("inputs", x, seeds)
+                values = torch.from_numpy(np.stack(x)).to(self.device)
+            outputs = [self.forward(batch, training=False) for batch in values.split(batch_size, 1)]
             return torch.cat(outputs, 1).float().cpu().numpy()
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
-        """One row per seed: `seed`, `accuracy` and mean cross-entropy `loss` on (x, y)."""
+    def evaluate(
+        self, x: np.ndarray | Sequence[np.ndarray], y: np.ndarray | Sequence[np.ndarray]
+    ) -> list[dict[str, float]]:
+        """One row per network: `seed`, `accuracy` and mean cross-entropy `loss`, on (x, y) or a pair each."""
         rows = []
-        for seed, logits in zip(self.seeds, self.predict(x), strict=True):
-            accuracy, loss = accuracy_and_loss(logits, y)
+        labels = [y] * len(self.seeds) if isinstance(y, np.ndarray) else list(y)
+        _check_one_each("labels", labels, len(self.seeds))
+        for seed, logits, targets in zip(self.seeds, self.predict(x), labels, strict=True):
+            accuracy, loss = accuracy_and_loss(logits, targets)
             rows.append({"seed": seed, "accuracy": accuracy, "loss": loss})
         return rows
 
@@ -167,14 +177,23 @@ class Stack:
         return F.batch_norm(x, mean, variance, scale, shift, training, o["momentum"], o["eps"])
 
 
+def _check_one_each(what: str, values: Sequence[object], networks: int) -> None:
+    if len(values) != networks:
+        refuse(f"{what} must be one array, or a list of one for each of {networks} networks", len(values))
+
+
 class _StackInTraining:
     """A stack with its optimizer and the data: the `Learner` of its S networks."""
 
     def __init__(
-        self, stack: Stack, data: Data, training: Training, penalties: Sequence[Penalty] | None
+        self, stack: Stack, sets: Sequence[Data], training: Training, penalties: Sequence[Penalty] | None
     ) -> None:
-        self._stack = stack
-        self._x, self._y = (torch.as_tensor(v).to(stack.device) for v in (data.x_train, data.y_train))
+        self._stack, self._several = stack, len(sets) > 1
+        # Sets of their own stand one after the other; `indices` moves each network's order to its own.
+        self._x, self._y = (
+            torch.from_numpy(np.concatenate([getattr(data, part) for data in sets])).to(stack.device)
+            for part in ("x_train", "y_train")
+        )
         values = stack.values
         trainable = [
             value.requires_grad_() for name, value in values.items() if not name.endswith(_STATISTICS)
@@ -192,10 +211,13 @@ class _StackInTraining:
 
     def indices(self, orders: np.ndarray) -> torch.Tensor:
         """The orders of the examples, (seeds, examples), on the device."""
+        if self._several:
+            orders = orders + orders.shape[1] * np.arange(len(orders))[:, None]
         return torch.from_numpy(orders).to(self._stack.device)
 
-    def step(self, batch: torch.Tensor) -> torch.Tensor:
-        """One optimizer step of all networks, each on its own examples; (2, seeds)."""
+    def step(self, batch: torch.Tensor, rate: float) -> torch.Tensor:
+        """One optimizer step of all networks at this rate, each on its own examples; (2, seeds)."""
+        set_rate(self._optimizer, rate)
         seeds, flat = len(batch), batch.reshape(-1)
         inputs = self._x.index_select(0, flat).view(seeds, -1, *self._x.shape[1:])
         labels = self._y.index_select(0, flat).view(seeds, -1)
@@ -212,14 +234,14 @@ class _StackInTraining:
         self._stack.clear_gradients()
         self._optimizer.step()
         if self._regularizer:
-            self._regularizer.after_step()
+            self._regularizer.after_step(rate)
         # max, not argmax: over a middle axis its indices come fifteen times sooner
         correct = (logits.detach().max(1).indices == labels).sum(1)
         return torch.stack([losses.detach() * batch.shape[1], correct])
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits of every network, (seeds, examples, outputs)."""
-        return self._stack.predict(x)
+    def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits of every network, (seeds, examples, outputs), for shared inputs or one array each."""
+        return self._stack.predict(sets if self._several else sets[0])
 
     def keep(self, index: int) -> None:
         """Set aside the weights of one network."""

@@ -6,6 +6,7 @@ A page marks the place with a comment, such as ``<!-- nnopt:ledger -->``, replac
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.course.book.widgets import front_widget, masks_widget
 from nnopt_lib.data.page import overview
-from nnopt_lib.results.claims import published_band
+from nnopt_lib.results.claims import family_size, published_band
 from nnopt_lib.results.staleness import read_machines
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -65,11 +66,9 @@ def _sentence(page: Path, name: str, claims: Records) -> str:
         rule = f"book/{page.name} tells a claim that no chapter has recorded"
         refuse(rule, repr(name), nearest(name, known) if known else "Run the chapters first.")
     record, chapter = known[name], name.partition("/")[0]
-    if record["kind"] == "claim":
-        verdict = "holds" if record["holds"] else "**does not hold**"
-        sentence = record["sentence"]
-    else:
-        *row, verdict = _replay_row(record)
+    verdict, sentence = _verdict(record), record.get("sentence", "")
+    if record["kind"] == "replay":
+        row = _replay_row(record)
         sentence = f"{row[0]}: published {row[1]}, measured {row[4]}."
     return f"{sentence} *({verdict}; [chapter {chapter[:2]}](../chapters/{chapter}.ipynb))*"
 
@@ -103,7 +102,7 @@ def status_tables(titles: Mapping[str, str], runs: Mapping[str, Mapping[str, Any
 
 def ledger_tables(titles: Mapping[str, str], records: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Markdown tables of the claims and replays that the chapters recorded, one section per chapter."""
-    sections = []
+    sections = [_head([record for stem in titles for record in records[stem]])]
     for stem, title in sorted(titles.items()):
         section = [f"## {stem[:2]} · {title}"]
         replays = [record for record in records[stem] if record["kind"] == "replay"]
@@ -112,16 +111,40 @@ def ledger_tables(titles: Mapping[str, str], records: Mapping[str, Sequence[Mapp
             heads = ["Quantity", "Published", "Mark", "Source", "Measured here", "Verdict"]
             section.append(_table(heads, [_replay_row(record) for record in replays]))
         if claims:
-            holds = {True: "holds", False: "**does not hold**"}
-            section.append(_table(["", "Claim"], [[holds[one["holds"]], one["sentence"]] for one in claims]))
+            section.append(family_size(family) if (family := [one for one in claims if "p" in one]) else "")
+            lines = [[_verdict(one), one["sentence"], _p_values(one)] for one in claims]
+            section.append(_table(["Verdict", "Claim", "p, and by Holm"], lines))
         if not records[stem]:
             section.append("No claim was recorded.")
         sections.append("\n\n".join(section))
-    return "\n\n".join(sections) or "No chapter has been executed yet."
+    return "\n\n".join(sections) if titles else "No chapter has been executed yet."
+
+
+def _head(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many claims and replays there are in all, and how many claims chance alone would give."""
+    family = [one for one in records if "p" in one]
+    facts = sum(one["kind"] == "claim" for one in records) - len(family)
+    replays = Counter(one["verdict"].partition(", because")[0] for one in records if one["kind"] == "replay")
+    return (
+        f"{family_size(family)} Each chapter is a family of its own. {facts} further claims are counts or "
+        f"equalities, without a test. Replays: "
+        + (", ".join(f"{number} {verdict}" for verdict, number in sorted(replays.items())) or "none")
+        + "."
+    )
+
+
+def _verdict(record: Mapping[str, Any]) -> str:
+    """The verdict, in bold where the sentence, as it stands, is not borne out."""
+    plain = record["kind"] == "replay" or record["verdict"] == "holds"
+    return record["verdict"] if plain else f"**{record['verdict']}**"
+
+
+def _p_values(record: Mapping[str, Any]) -> str:
+    return "{p:.2g}, {p_adjusted:.2g}".format(**record) if "p" in record else ""
 
 
 def _replay_row(record: Mapping[str, Any]) -> list[str]:
-    measured = f"{record['mean']:#.4g} [{record['low']:#.4g}, {record['high']:#.4g}]"
+    measured = "{mean:#.4g} [{low:#.4g}, {high:#.4g}]".format(**record) if "mean" in record else "–"
     source = f"{{cite:t}}`{record['source']}`"
     return [record["quantity"], published_band(record), record["mark"], source, measured, record["verdict"]]
 

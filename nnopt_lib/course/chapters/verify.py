@@ -212,7 +212,7 @@ def _statement_and_verdict(record: Mapping[str, Any] | None) -> tuple[str, Any]:
     """What a claim or replay says, and its verdict; that it is missing if only the other side has it."""
     if record is None:
         return "not stated", None
-    return statement(record), record["holds"] if record["kind"] == "claim" else record["verdict"]
+    return statement(record), record["verdict"]
 
 
 def _ignored_output(notebook: str) -> str:
