@@ -132,16 +132,10 @@ def _curves(
         xs, ys = [_position(row[x], x, x_halvings) for row in points], [row[y] for row in points]
         if dodge:
             xs = _dodged(xs, index - (len(names) - 1) / 2, (min(places), max(places)), x_log)
-        color = COLORS[index % len(COLORS)]
-        options: dict[str, Any] = {"color": color, "linestyle": LINES[index % len(LINES)]}
-        if markers:
-            options |= {"marker": MARKERS[index % len(MARKERS)]}
-        axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
+        _line(axes, index, xs, ys, steps, markers)
         if low and high:
-            lows, highs = ([row[bound] for row in points] for bound in (low, high))
-            step: Any = "mid" if steps else None
-            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
-        ends.append((ys[-1], xs[-1], name, color))
+            _band(axes, index, xs, [(row[low], row[high]) for row in points], steps)
+        ends.append((ys[-1], xs[-1], name, COLORS[index % len(COLORS)]))
     _scale(axes, x_log, y_log, y_from_zero)
     if x_halvings:
         halvings(axes.xaxis, [row[x] for row in rows])
@@ -150,6 +144,22 @@ def _curves(
     axes.grid(axis="y")
     if series:
         name_ends(axes, ends)  # last: it reads where the scales have put the points
+
+
+def _line(axes: Axes, index: int, xs: list[Any], ys: list[Any], steps: bool, markers: bool) -> None:
+    """One series, told apart by color, dashes and, where wanted, markers."""
+    options: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linestyle": LINES[index % len(LINES)]}
+    if markers:
+        options |= {"marker": MARKERS[index % len(MARKERS)]}
+    axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
+
+
+def _band(axes: Axes, index: int, xs: list[Any], bounds: list[tuple[Any, Any]], steps: bool) -> None:
+    """A pale area of a series' color from its lower to its upper bounds."""
+    lows, highs = zip(*bounds, strict=True)
+    step: Any = "mid" if steps else None
+    color = COLORS[index % len(COLORS)]
+    axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
 
 
 def _position(value: float, field: str, in_halvings: bool) -> float:
