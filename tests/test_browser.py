@@ -168,7 +168,7 @@ def test_points_of_the_front_name_their_structure(page: Any) -> None:
     assert re.match(r"\w+ \d+.*: [\d,]+ parameters, [\d,]+ MACs, validation accuracy", last) and first != last
     figure.locator("circle").nth(1).hover()
     assert words.inner_text() not in (first, last)
-    figure.locator("select").select_option("04-search-random")
+    figure.locator("select").select_option("at most 2,368 MACs")
     assert figure.locator("circle").count() == 30
 
 
