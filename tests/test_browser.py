@@ -169,7 +169,7 @@ def test_points_of_the_front_name_their_structure(page: Any) -> None:
     figure.locator("circle").nth(1).hover()
     assert words.inner_text() not in (first, last)
     figure.locator("select").select_option("at most 2,368 MACs")
-    assert figure.locator("circle").count() == 30
+    assert figure.locator("circle").count() == 15
 
 
 # All rules on all pages take long: in thirds, which two processes share.
