@@ -171,11 +171,10 @@ def keep_nodes(
     """
     sparsity = check_fraction("sparsity", sparsity)
     check_int("round_to", round_to, at_least=1)
+    check_choice("rounding", rounding, ROUNDINGS)
     # What is added before the whole multiples are counted; the nearest one with half upward, in whole
     # numbers, since round() would go to the even one.
-    added = {"down": 0, "nearest": round_to // 2, "up": round_to - 1}[
-        check_choice("rounding", rounding, ROUNDINGS)
-    ]
+    added = {"down": 0, "nearest": round_to // 2, "up": round_to - 1}
     if np.isnan(scores).any():
         refuse("importance must not be NaN", f"NaN for {int(np.isnan(scores).sum())} of {len(scores)} nodes")
     gone = np.zeros(len(scores), bool) if previous is None else ~previous
@@ -191,7 +190,7 @@ def keep_nodes(
     if round_to > 1:
         for nodes in coupling.groups.values():
             left, most = int(kept[nodes].sum()), int((~gone[nodes]).sum())
-            left = min(most, max(round_to, round_to * ((left + added) // round_to)))
+            left = min(most, max(round_to, round_to * ((left + added[rounding]) // round_to)))
             kept[nodes] = False
             kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
     return kept
