@@ -82,13 +82,10 @@ READ_IN_THE_CHAPTERS = {
         "small-networks-save-time": ["02-times"],
         "batches-share-costs-LeNet-5": ["02-times"],
     },
-    # 05: the wiring was chosen among the wirings and stands against the plain structure; the headline
-    # compares what tpe chose and what the article's network reaches, both on validation and test data.
-    "05-connectivity": {
-        "wiring": ["05-wirings", "05-structures"],
-        "cuts": ["05-cuts"],
-        "headline-best": ["05-article-ours", "05-article-ours-test", "05-search-tpe", "05-search-tpe-test"],
-    },
+    # 05: the wiring was chosen among the wirings and stands against the plain structure.
+    "05-connectivity": {"wiring": ["05-wirings", "05-structures"], "cuts": ["05-cuts"]},
+    # 06: who may take part in the search is decided by counted and measured costs.
+    "06-search": {"gain-time": ["06-pool", "06-latency"], "luck": ["06-pool"]},
     # 10: tickets are replayed with biases ranked as one, but the shuffled mask with biases ranked apart.
     "10-lottery-tickets": {
         "mask-search": ["10-mnist1d-tickets"],
@@ -380,3 +377,23 @@ def test_bad_claims_are_refused_in_one_sentence(records, call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
     assert str(error.value) == sentence
+
+
+def test_chapters_that_show_the_same_network_and_setting_show_the_same_number():
+    """Chapters 08 and 10 quote 09's networks: from its rows, so to the last digit, and never their own version."""
+    folder = ROOT / "chapters" / "results" / "figures"
+    stored = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+    names = {"dense (09)": "dense", "magnitude (09)": "global"}
+    own = {
+        (row["network"], row["series"], row["sparsity"]): (row["mean"], row["low"], row["high"])
+        for row in stored["09-fronts"]["rows"]
+    }
+    quoted = [row for row in stored["08-fronts"]["rows"] if row["series"] in names]
+    assert {row["series"] for row in quoted} == set(names)
+    for row in quoted:
+        shown = own[row["network"], names[row["series"]], row["sparsity"]]
+        assert (row["mean"], row["low"], row["high"]) == shown
+    # Whoever rests on rows of another chapter quotes them; nobody trains the same networks under another name.
+    quoting = {name for name, figure in stored.items() if "09-choices" in figure["rests_on"]} - {"09-fronts"}
+    assert "08-fronts" in quoting
+    assert not list((ROOT / "chapters" / "results").glob("08-*dense*.jsonl"))
