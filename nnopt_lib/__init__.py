@@ -46,7 +46,7 @@ _HOME = {
     "nas.budgets": ["Budget", "at_budget"],
     "nas.result": ["SearchResult"],
     "nas.search": ["SearchSpace", "search"],
-    "experiments.run": ["run_experiment"],
+    "experiments.run": ["run_experiment", "published_rows"],
     "results.claims": ["claim", "replay", "verdicts"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -6,6 +6,7 @@ from nnopt_lib.checks import NnoptError as NnoptError
 from nnopt_lib.course.labs import student as labs
 from nnopt_lib.data import Data as Data
 from nnopt_lib.data import load_data as load_data
+from nnopt_lib.experiments.run import published_rows as published_rows
 from nnopt_lib.experiments.run import run_experiment as run_experiment
 from nnopt_lib.models.build import build as build
 from nnopt_lib.models.build import copy_weights as copy_weights
@@ -131,6 +132,7 @@ __all__ = [
     "SearchSpace",
     "search",
     "run_experiment",
+    "published_rows",
     "claim",
     "replay",
     "measure",

@@ -57,7 +57,7 @@ def test_all_three_are_trained_by_the_one_loop_through_the_same_methods(trained)
     if trained == "stack":
         weights = [initial_weights(spec, seed) for seed in (0, 1)]
         stack = frameworks.stacks().Stack(spec, [0, 1], weights, [None, None], "cpu")
-        learner = frameworks.stacks().learner(stack, data, training, None)
+        learner = frameworks.stacks().learner(stack, [data], training, None)
     else:
         model, adapter = nnopt.build(spec, trained), frameworks.training_backend(trained)
         optimizer = adapter.optimizer_for(model, data.x_train[:1], training, "cpu")
@@ -66,20 +66,20 @@ def test_all_three_are_trained_by_the_one_loop_through_the_same_methods(trained)
         assert parameters(getattr(learner, name)) == parameters(function)[1:], name
     models = 2 if trained == "stack" else 1
     order = learner.indices(np.stack([np.arange(len(data.x_train))] * models))
-    logits = learner.predict(data.x_train[:7])
-    sums = np.asarray(learner.step(order[:, :7]))
+    logits = learner.predict([data.x_train[:7]])
+    sums = np.asarray(learner.step(order[:, :7], 0.1))
     assert logits.shape == (models, 7, 4) and sums.shape == (2, models)
     for model, outputs in enumerate(logits):  # the sums are those before the step
         exponentials = np.exp(outputs - outputs.max(1, keepdims=True))
         chosen = (exponentials / exponentials.sum(1, keepdims=True))[range(7), data.y_train[:7]]
         np.testing.assert_allclose(sums[0, model], -np.log(chosen).sum(), rtol=1e-5)
         assert sums[1, model] == (outputs.argmax(1) == data.y_train[:7]).sum()
-    first = learner.predict(data.x_test)
+    first = learner.predict([data.x_test])
     learner.keep(models - 1)
-    learner.step(order[:, 7:14])
-    moved = learner.predict(data.x_test)
+    learner.step(order[:, 7:14], 0.1)
+    moved = learner.predict([data.x_test])
     learner.restore()
-    restored = learner.predict(data.x_test)
+    restored = learner.predict([data.x_test])
     assert np.array_equal(restored[-1], first[-1]) and not np.array_equal(moved[-1], first[-1])
     if trained == "stack":  # of a model of which nothing was kept, the weights of the last step stay
         assert np.array_equal(restored[0], moved[0])

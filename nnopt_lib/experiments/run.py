@@ -84,10 +84,42 @@ def run_experiment(
     for record in _compute_all(tasks, compute, jobs, recompute, cluster):
         records[record["run_id"]] = record
     _note_use(experiment, list(runs))
+    return [row for identity in runs for row in _rows_of(records[identity])]
+
+
+def published_rows(experiment: str) -> list[Row]:
+    """The published rows of an experiment of another chapter, for one that quotes its numbers.
+
+    Two chapters that speak of the same network and setting then print the same number, from the same rows.
+
+    Parameters:
+        experiment: its name, beginning with the chapter that owns it: ``"09-choices"``.
+
+    Returns new rows as `run_experiment` does: dictionaries of the settings' fields, the row's own fields and
+    `run_id`, which know their experiment; ordered by run id, since what is published has no other order.
+    Nothing is computed. A chapter that is saved notes the file they came from, and is stale once that
+    changes. Refuses an experiment that has no published rows.
+
+    Example:
+        >>> rows = published_rows("09-choices")  # doctest: +SKIP
+        >>> [row["test"] for row in rows if row["method"] == "dense"]  # doctest: +SKIP
+    """
+    records = read_published(experiment)
+    if not records:
+        number = experiment[:2] if re.match(r"\d\d-", experiment) else "NN"
+        rule = f"{experiment} must have published rows to quote"
+        refuse(rule, "none", f"Run nnopt run {number} --save.")
+    # No run ids: they are read here and not asked for, so they are not this chapter's to publish or verify.
+    _note_use(experiment, [])
+    return [row for identity in sorted(records) for row in _rows_of(records[identity])]
+
+
+def _rows_of(record: Mapping[str, Any]) -> list[Row]:
+    """The rows of one record, each with its settings and its run id."""
+    settings, identity = record["settings"], record["run_id"]
     return [
-        Row({**records[identity]["settings"], **row, "run_id": identity}, experiment=experiment)
-        for identity in runs
-        for row in records[identity]["rows"]
+        Row({**settings, **row, "run_id": identity}, experiment=record["experiment"])
+        for row in record["rows"]
     ]
 
 

@@ -164,9 +164,10 @@ def _check_sets(sets: Sequence[Data], networks: int) -> None:
         return
     if len(sets) != networks:
         refuse(f"data must be one set, or a list of one for each of {networks} networks", len(sets))
-    sizes = {(*each.sizes.values(), each.shape) for each in sets}
-    if len(sizes) > 1:
-        refuse("data sets of one stack must have equal sizes and shapes", sorted(map(str, sizes)))
+    shapes = {(each.x_train.shape, each.x_validation.shape) for each in sets}
+    if len(shapes) > 1:
+        received = " and ".join(sorted(f"{train} to train on" for train, _ in shapes))
+        refuse("data sets of one stack must have equal sizes and shapes", received)
 
 
 def _check_networks(

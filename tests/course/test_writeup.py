@@ -132,7 +132,7 @@ def test_no_semicolon_is_lost_behind_a_number():
     assert re.findall(r"#\w+\([^()]*\);", SOURCE.read_text(encoding="utf-8")) == []
 
 
-RECORD = {"chapter": "01-first", "kind": "claim", "holds": True, "sentence": "More."}
+RECORD = {"chapter": "01-first", "kind": "claim", "verdict": "holds", "sentence": "More."}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_numbers_have_two_digits_of_their_interval(mean, low, high, expected, le
 
 def test_verdicts_are_those_of_the_records():
     assert writeup.shown({**RECORD, "numbers": {}})["verdict"] == "holds"
-    assert writeup.shown({**RECORD, "holds": False, "numbers": {}})["verdict"] == "does not hold"
+    assert writeup.shown({**RECORD, "verdict": "undecided", "numbers": {}})["verdict"] == "undecided"
     replay = {
         "chapter": "01-first",
         "kind": "replay",

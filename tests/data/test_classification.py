@@ -186,6 +186,21 @@ def test_mnist1d_is_split_and_keeps_the_packages_order(monkeypatch):
     assert np.array_equal(first.x_test, second.x_test) and not np.array_equal(first.x_train, second.x_train)
 
 
+def test_a_draw_is_a_new_sample_of_the_same_task():
+    """Other signals in both parts, as many of every class; what is drawn depends on the number alone."""
+    published, again, other = (load_data("mnist1d", draw=draw) for draw in (0, 3, 4))
+    third = load_data("mnist1d", draw=3)
+    assert np.array_equal(again.x_train, third.x_train) and np.array_equal(again.y_test, third.y_test)
+    for one, two in ((published, again), (published, other), (again, other)):
+        for part in ("x_train", "x_test"):
+            signals = [{signal.tobytes() for signal in getattr(data, part)} for data in (one, two)]
+            assert signals[0].isdisjoint(signals[1])
+    # The templates are the same, so the means of the ten classes look alike, and not like each other.
+    means = [np.stack([d.x_train[d.y_train == digit].mean(0) for digit in range(10)]) for d in (again, other)]
+    distance = np.linalg.norm(means[0][:, None] - means[1][None], axis=2)
+    assert (distance.argmin(1) == np.arange(10)).all()
+
+
 def test_shapes_and_scale():
     assert load_data("digits", flat=False).x_train.shape == (1_257, 1, 8, 8)
     assert load_data("digits").x_train.max() == 1 and load_data("digits", scale=False).x_train.max() == 16
@@ -194,6 +209,11 @@ def test_shapes_and_scale():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
+        (
+            lambda: load_data("digits", draw=1),
+            "draw is for generated data, mnist1d; received draw 1 of digits. Leave it out.",
+        ),
+        (lambda: load_data("mnist1d", draw=-1), "draw must be a whole number, at least 0; received -1."),
         (
             lambda: load_data("minst"),
             "data must be one of digits, mnist1d, mnist, fashion-mnist, mnist-sample, fashion-mnist-sample, monks-1, "

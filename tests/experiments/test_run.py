@@ -25,7 +25,7 @@ from nnopt_lib.data.catalog import MNIST_FILES
 from nnopt_lib.experiments import run as running
 from nnopt_lib.experiments.records import run_id
 from nnopt_lib.experiments.rows import experiments_of
-from nnopt_lib.experiments.run import run_experiment
+from nnopt_lib.experiments.run import published_rows, run_experiment
 from tests.conftest import small_files
 from tests.experiments.conftest import SETTINGS, Counting, Fingerprinted, Settings, other_rows, record_files
 from tests.published import publish
@@ -295,7 +295,7 @@ SWEEP = textwrap.dedent(
     """
     import dataclasses, json, os, signal, sys, time
     from pathlib import Path
-    from nnopt_lib.experiments.run import run_experiment
+    from nnopt_lib.experiments.run import published_rows, run_experiment
 
     log, gates, crash = sys.argv[1:]
     crash_at, _, crash_seed = crash.rpartition(" ")  # where, and in which setting, the process kills itself
@@ -463,6 +463,35 @@ def test_what_was_used_is_noted_for_the_runner(home, monkeypatch):
     rows = run_experiment("01-try", SETTINGS[:2], Counting())
     note = json.loads((home / "used").read_text())
     assert note == {"experiment": "01-try", "run_ids": [row["run_id"] for row in rows]}
+
+
+# Rows that another chapter quotes
+
+
+def test_published_rows_are_those_of_the_experiment_whatever_the_store_holds(home):
+    rows = run_experiment("01-try", SETTINGS, Counting())
+    publish("01-try", [row["run_id"] for row in rows[:3]])
+    other_rows(home)
+    quoted = published_rows("01-try")
+    assert sorted(quoted, key=lambda row: row["seed"]) == rows[:3]
+    assert [row["run_id"] for row in quoted] == sorted(row["run_id"] for row in rows[:3])
+    assert experiments_of(quoted) == ["01-try"]
+
+
+def test_quoting_is_noted_without_runs_to_publish(home, monkeypatch):
+    rows = run_experiment("01-try", SETTINGS[:2], Counting())
+    publish("01-try", [row["run_id"] for row in rows])
+    monkeypatch.setenv("NNOPT_USED", str(home / "used"))
+    published_rows("01-try")
+    assert json.loads((home / "used").read_text()) == {"experiment": "01-try", "run_ids": []}
+
+
+@pytest.mark.parametrize(("experiment", "number"), [("09-choices", "09"), ("choices", "NN")])
+def test_an_experiment_without_published_rows_cannot_be_quoted(experiment, number):
+    with pytest.raises(NnoptError) as error:
+        published_rows(experiment)
+    rule = f"{experiment} must have published rows to quote; received none."
+    assert str(error.value) == f"{rule} Run nnopt run {number} --save."
 
 
 # Disks that refuse

@@ -17,7 +17,7 @@ def pruned():
 def test_a_report_stands_side_by_side():
     model, masks = pruned()
     small = nnopt.remove_nodes(model, masks, example_input=X)
-    rows = nnopt.measure.report(model, small, example_input=X, repeats=3)
+    rows = nnopt.measure.report(model, small, example_input=X, repeats=6)
     assert [row["parameters"] for row in rows] == [
         sum(p.numel() for p in m.parameters()) for m in (model, small)
     ]
@@ -32,7 +32,7 @@ def test_a_report_stands_side_by_side():
 
 def test_two_models_of_one_name_are_two_rows():
     model, _ = pruned()
-    rows = nnopt.measure.report(model, model, example_input=X, names=["same", "same"], repeats=3)
+    rows = nnopt.measure.report(model, model, example_input=X, names=["same", "same"], repeats=6)
     assert [row["model"] for row in rows] == ["same", "same"]
 
 

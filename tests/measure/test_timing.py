@@ -69,4 +69,4 @@ def test_size_on_disk_is_the_file_size(tmp_path):
 def test_too_few_repeats_are_refused():
     with pytest.raises(NnoptError) as error:
         measure.latency(lambda: None, repeats=1)
-    assert str(error.value) == "repeats must be a whole number, at least 3; received 1."
+    assert str(error.value) == "repeats must be a whole number, at least 6; received 1."

@@ -10,7 +10,8 @@ import pytest
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.experiments.rows import Row
-from nnopt_lib.results.claims import claim, replay
+from nnopt_lib.measure import holm, interval
+from nnopt_lib.results.claims import claim, replay, statement, verdicts
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,12 @@ ROOT = Path(__file__).parents[2]
 def records(tmp_path, monkeypatch):
     monkeypatch.setenv("NNOPT_HOME", str(tmp_path))
     file = tmp_path / "build" / "claims" / "00-demo.json"
-    return lambda: json.loads(file.read_text())
+
+    def read():
+        return json.loads(file.read_text())
+
+    read.file = file
+    return read
 
 
 def test_a_claim_is_printed_and_recorded(records, capsys):
@@ -27,7 +33,7 @@ def test_a_claim_is_printed_and_recorded(records, capsys):
     assert capsys.readouterr().out == "✓ Two is more than one.\n"
     expected = {"chapter": "00-demo", "id": "more", "kind": "claim", "sentence": "Two is more than one."}
     (record,) = records()
-    assert record == {**expected, "holds": True, "numbers": {"mean": 2.0}, "rests_on": []}
+    assert record == {**expected, "verdict": "holds", "numbers": {"mean": 2.0}, "rests_on": []}
 
 
 def rows_of(experiment: str, count: int = 3) -> list[Row]:
@@ -115,10 +121,104 @@ def test_only_what_was_timed_or_counted_live_rests_on_no_rows():
     assert without_rows == {*(f"02-cost/{id}" for id in timed), "09-magnitude/counts"}
 
 
-def test_a_claim_that_does_not_hold_is_said_and_kept(records, capsys):
+def test_a_fact_that_is_not_so_is_said_and_kept(records, capsys):
     claim("00-demo", "less", "Two is less than one.", holds=np.bool_(False), rows=())
     assert capsys.readouterr().out == "✗ does not hold here: Two is less than one.\n"
-    assert records()[0]["holds"] is False
+    assert records()[0]["verdict"] == "does not hold"
+
+
+NARROW = [1.0, 1.1, 0.9, 1.05]  # mean 1.01, 95 % interval about 0.88 to 1.15
+WIDE = [3.0, -1.0, 2.0, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("sample", "bound", "verdict"),
+    [
+        (NARROW, {"above": 0}, "holds"),
+        (NARROW, {"below": 0}, "holds the other way round"),
+        (NARROW, {"above": 2}, "holds the other way round"),
+        (NARROW, {"below": 2}, "holds"),
+        (NARROW, {"above": 1}, "undecided"),  # the interval reaches over the border
+        (WIDE, {"above": 0}, "undecided"),
+        (WIDE, {"below": 0}, "undecided"),  # ignorance is no claim, whichever way it is asked
+        (NARROW, {"within": 2}, "holds"),
+        ([-v for v in NARROW], {"within": 2}, "holds"),
+        (NARROW, {"within": 0.5}, "holds the other way round"),
+        (NARROW, {"within": 1.1}, "undecided"),
+        (WIDE, {"within": 1}, "undecided"),  # no difference was found, which is not "no difference"
+        ([0.0] * 4, {"above": 0}, "undecided"),
+        ([0.1] * 4, {"above": 0}, "holds"),
+    ],
+)
+def test_a_sample_has_three_verdicts(records, sample, bound, verdict):
+    claim("00-demo", "a", "It is so", sample=sample, rows=(), **bound)
+    assert records()[0]["verdict"] == verdict
+
+
+def test_a_claim_prints_its_interval_and_records_it(records, capsys):
+    claim("00-demo", "a", "It gains", sample=NARROW, above=0, rows=(), unit="% of time", digits=1, seconds=3)
+    mean, low, high = interval(NARROW)
+    shown = f"It gains: +1.0 % of time (95 % interval {low:+.1f} to {high:+.1f}, n = 4)."
+    assert capsys.readouterr().out == f"· {shown}\n"
+    (record,) = records()
+    assert record["sentence"] == shown and record["test"] == {"above": 0}
+    assert record["numbers"] == {"mean": mean, "low": low, "high": high, "n": 4, "seconds": 3}
+    assert statement(record) == f"holds: {shown}"
+
+
+def test_a_family_of_claims_is_adjusted_for_its_size(records):
+    """With p = 0.03 alone a claim holds; beside nineteen that say nothing it is undecided, the sure one stays."""
+    random = np.random.default_rng(0)
+    claim("00-demo", "sure", "A", sample=[1.0, 1.01, 0.99, 1.0], above=0, rows=())
+    claim("00-demo", "weak", "B", sample=[0.4, 1.0, 1.6, 0.9], above=0, rows=())
+    assert [record["verdict"] for record in records()] == ["holds", "holds"]
+    for number in range(19):
+        claim("00-demo", f"null-{number}", "C", sample=random.normal(size=5).tolist(), above=0, rows=())
+    by_id = {record["id"]: record for record in records()}
+    assert by_id["sure"]["verdict"] == "holds"
+    assert by_id["weak"]["alone"] == "holds" and by_id["weak"]["verdict"] == "undecided"
+    adjusted = holm([record["p"] for record in by_id.values()])
+    assert [record["p_adjusted"] for record in by_id.values()] == adjusted
+
+
+def test_facts_belong_to_no_family(records):
+    claim("00-demo", "a", "It gains", sample=NARROW, above=0, rows=())
+    for number in range(5):
+        claim("00-demo", f"fact-{number}", "So it is.", holds=True, rows=())
+    assert records()[0]["p_adjusted"] == records()[0]["p"]
+
+
+def test_a_family_of_nothings_is_rarely_decided(records):
+    """Among 40 families of ten claims about nothing, about 2 decide anything; by the single tests about 16 would."""
+    random, families, alone = np.random.default_rng(1), 0, 0
+    for family in range(40):
+        for number in range(10):
+            claim(
+                f"{family:02}-f", f"c{number}", "C", sample=random.normal(size=10).tolist(), above=0, rows=()
+            )
+        path = records.file.parent / f"{family:02}-f.json"
+        made = json.loads(path.read_text())
+        families += any(record["verdict"] != "undecided" for record in made)
+        alone += any(record["alone"] != "undecided" for record in made)
+    assert families <= 6 < 9 <= alone
+
+
+def test_verdicts_are_counted_beside_what_chance_would_give(records, capsys):
+    claim("00-demo", "gain", "A", sample=[1.0, 1.01, 0.99, 1.0], above=0, rows=())
+    claim("00-demo", "loss", "B", sample=[1.0, 1.01, 0.99, 1.0], below=0, rows=())
+    claim("00-demo", "who-knows", "C", sample=WIDE, above=0, rows=())
+    claim("00-demo", "weak", "D", sample=[0.4, 1.0, 1.6, 0.9], above=0, rows=())
+    claim("00-demo", "fact", "E.", holds=True, rows=())
+    capsys.readouterr()
+    verdicts("00-demo")
+    assert capsys.readouterr().out.splitlines() == [
+        "4 claims were tested at 5 %; if nothing were true, chance alone would decide 0.2 of them. "
+        "Decided one by one: 3; after Holm's adjustment: 2.",
+        "holds: gain",
+        "holds the other way round: loss",
+        "undecided: who-knows, weak",
+        "undecided only because there are so many: weak",
+    ]
 
 
 def test_the_same_id_replaces_and_others_stay(records):
@@ -185,11 +285,59 @@ def test_a_difference_without_a_cause_says_so(records):
 
 
 @pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({"order": True, "measured": (9.0, 8.0, 10.0)}, "order replayed, because smaller data"),
+        ({"order": False, "measured": (9.0, 8.0, 10.0)}, "order not replayed, because smaller data"),
+        ({}, "quoted only, because smaller data"),
+    ],
+)
+def test_what_cannot_be_compared_by_its_number_is_replayed_by_order_or_quoted(
+    records, capsys, given, verdict
+):
+    common = {"quantity": "gain", "published": 0.3, "mark": "V", "source": "x", "because": "smaller data"}
+    replay("00-demo", "r", rows=(), **common, **given)
+    assert records()[0]["verdict"] == verdict
+    ours = " · ours 9 [8, 10]" if given else ""
+    assert capsys.readouterr().out == f"gain: published 0.3{ours} · {verdict}\n"
+    assert ("mean" in records()[0]) is bool(given)
+
+
+@pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (
             lambda: claim("00-demo", "a", "A.", holds=1, rows=()),
             "holds must be True or False, computed from rows; received 1.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A.", holds=True, sample=[1, 2, 3], above=0, rows=()),
+            "a claim must have either holds or a sample with a bound; received holds and sample, above.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A", sample=[1, 2, 3], rows=()),
+            "a claim must have holds, or a sample and one of above, below, within; received a sample and no bound.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A", sample=[1, 2, 3], above=0, within=1, rows=()),
+            "a claim must have holds, or a sample and one of above, below, within; "
+            "received a sample and above, within.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A", rows=()),
+            "a claim must have holds, or a sample and one of above, below, within; received no sample and no bound.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A", sample=[1, 2, 3], within=0, rows=()),
+            "within must be a finite number, above 0; received 0.",
+        ),
+        (
+            lambda: claim("00-demo", "a", "A", sample=[1, 2], above=0, rows=()),
+            "an interval needs at least three finite values; received [1.0, 2.0].",
+        ),
+        (
+            lambda: replay("00-demo", "r", quantity="q", published=1, rows=(), mark="V", source="s"),
+            "a replay of the order alone, or of nothing, must say what had to change; received no because.",
         ),
         (
             lambda: replay(

@@ -138,3 +138,74 @@ def test_fit_many_refuses_masks_of_another_network():
         "masks must have the names and shapes of the model's weights; received "
         "0/kernel (7, 12) for none, 2/kernel (4, 7) for none."
     )
+
+
+# A falling rate, and a data set for each network
+
+
+def test_a_threshold_keeps_up_with_the_falling_rate():
+    """One weight without a gradient but the penalty's: each step shortens it by that step's rate."""
+    spec = nnopt.mlp((), inputs=2, outputs=4)
+    data = arrays(shape=(2,))
+    data.x_train[:] = 0.0  # so the loss does not move the kernel
+    recipe = nnopt.Training(steps=6, batch_size=8, learning_rate=0.1, momentum=0.5)
+    penalty = nnopt.Penalty("proximal_l1", 0.01)
+    for framework in ("torch", "keras"):
+        model = nnopt.build(spec, framework, seed=0)
+        before = nnopt.get_weights(model)["dense_1/kernel"]
+        nnopt.fit(model, data, recipe, penalty=penalty, device="cpu")
+        shortened = sum(recipe.rate(step, 6) for step in range(1, 7)) / (1 - 0.5) * 0.01
+        expected = np.sign(before) * np.maximum(abs(before) - shortened, 0)
+        np.testing.assert_allclose(nnopt.get_weights(model)["dense_1/kernel"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_stack_with_a_data_set_for_each_network_equals_fit_on_each(patience):
+    sets = [arrays(seed=seed) for seed in (0, 1, 2)]
+    recipe = nnopt.Training(epochs=6, batch_size=16, learning_rate=0.3, momentum=0.9, patience=patience)
+    stack = nnopt.fit_many(SPEC, sets, recipe, seeds=[7, 8, 9], device="cpu")
+    x, y = ([getattr(data, part) for data in sets] for part in ("x_test", "y_test"))
+    for index, row in enumerate(stack.evaluate(x, y)):
+        model = nnopt.build(SPEC, seed=7 + index)
+        history = nnopt.fit(model, sets[index], recipe, seed=7 + index, device="cpu")
+        for name, value in nnopt.get_weights(model).items():
+            np.testing.assert_allclose(stack.weights(index)[name], value, atol=1e-5, err_msg=name)
+        alone = nnopt.evaluate(model, x[index], y[index])
+        assert row["accuracy"] == alone["accuracy"] and row["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+        losses = stack.histories[index]["validation_loss"]
+        assert losses == pytest.approx(history["validation_loss"], abs=1e-4)
+    predicted = stack.predict(x)
+    assert np.array_equal(predicted[1], stack.predict(x[1])[1])  # an array alone is for all of them
+
+
+@pytest.mark.parametrize(
+    ("sets", "sentence"),
+    [
+        (
+            lambda: [arrays(), arrays()],
+            "data must be one set, or a list of one for each of 3 networks; received 2.",
+        ),
+        (
+            lambda: [arrays(), arrays(), arrays(examples=80)],
+            "data sets of one stack must have equal sizes and shapes; received (80, 12) to train on and (90, 12) to train on.",
+        ),
+    ],
+)
+def test_data_sets_that_do_not_fit_a_stack_are_refused(sets, sentence):
+    with pytest.raises(NnoptError) as error:
+        nnopt.fit_many(SPEC, sets(), nnopt.Training(steps=1), seeds=[0, 1, 2])
+    assert str(error.value).startswith(sentence)
+
+
+def test_inputs_and_labels_that_are_not_one_each_are_refused():
+    data = arrays()
+    stack = nnopt.fit_many(SPEC, data, nnopt.Training(steps=1), seeds=[0, 1, 2], device="cpu")
+    for call in (
+        lambda: stack.predict([data.x_test] * 2),
+        lambda: stack.evaluate(data.x_test, [data.y_test] * 2),
+    ):
+        with pytest.raises(NnoptError) as error:
+            call()
+        assert str(error.value).endswith(
+            "must be one array, or a list of one for each of 3 networks; received 2."
+        )

@@ -38,6 +38,10 @@ def test_history_gives_columns_and_the_row_that_was_kept():
         ({"weight_decay": -1}, "weight_decay must be a finite number, at least 0; received -1."),
         ({"patience": 0}, "patience must be a whole number, at least 1; received 0."),
         ({"steps": 0}, "steps must be a whole number, at least 1; received 0."),
+        (
+            {"learning_rate_schedule": "cosin"},
+            "learning_rate_schedule must be one of cosine, constant; received 'cosin'. Did you mean 'cosine'?",
+        ),
         ({"report_every": 1.5}, "report_every must be a whole number, at least 1; received 1.5."),
     ],
 )
@@ -45,3 +49,32 @@ def test_recipes_out_of_range_are_refused(options, sentence):
     with pytest.raises(NnoptError) as error:
         Training(**options)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("options", [{"steps": 17}, {"epochs": 3, "batch_size": 8}, {"steps": 1}])
+def test_the_falling_rate_is_that_of_pytorch(options):
+    import torch
+
+    recipe = Training(learning_rate=0.3, **options)
+    total = recipe.total_steps(50)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        falling.step()
+    assert [recipe.rate(step, total) for step in range(1, total + 1)] == pytest.approx(rates)
+    assert rates[0] == 0.3 and all(rate > 0 for rate in rates)
+
+
+def test_a_constant_rate_stays():
+    recipe = Training(learning_rate=0.3, learning_rate_schedule="constant")
+    assert {recipe.rate(step, 9) for step in range(1, 10)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("options", "total"), [({"epochs": 3, "batch_size": 8}, 21), ({"epochs": 3, "steps": 5}, 5)]
+)
+def test_steps_in_all(options, total):
+    assert Training(**options).total_steps(50) == total  # 50 = 6 · 8 + 2: the last batch is smaller

@@ -12,10 +12,28 @@ def make_optimizer(training: Training) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe. Coupled weight decay is added to the gradient by `fit`, as PyTorch does."""
     rate = training.learning_rate
     if training.optimizer == "sgd":
-        return keras.optimizers.SGD(rate, momentum=training.momentum, nesterov=training.nesterov)
+        return SGD(rate, momentum=training.momentum, nesterov=training.nesterov)
     if training.optimizer == "adam":
         return Adam(rate, epsilon=1e-8)
     return AdamW(rate, weight_decay=training.weight_decay, epsilon=1e-8)
+
+
+class SGD(keras.optimizers.SGD):
+    """Keras's SGD with PyTorch's momentum, a sum of gradients: w -= rate · v, v = momentum · v + gradient.
+
+    Keras puts the rate inside, v = momentum · v - rate · gradient, so that steps of an earlier, higher rate
+    go on counting as such. The two are equal as long as the rate is constant.
+    """
+
+    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One step of one variable."""
+        rate = tf.cast(learning_rate, variable.dtype)
+        step = gradient
+        if self.momentum != 0:
+            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity.assign(self.momentum * velocity + gradient)
+            step = gradient + self.momentum * velocity if self.nesterov else velocity
+        variable.assign_sub(rate * step)
 
 
 class _AsPyTorch:

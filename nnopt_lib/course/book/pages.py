@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import nearest, refuse
+from nnopt_lib.course.book.coverage import coverage_table
 from nnopt_lib.course.book.widgets import front_widget, masks_widget
 from nnopt_lib.data.page import overview
 from nnopt_lib.results.claims import family_size, published_band
@@ -32,6 +33,7 @@ def fill(
         "ledger": lambda: ledger_tables(titles, claims),
         "machines": lambda: machines_table(titles, read_machines()),
         "data": overview,
+        "coverage": coverage_table,
         "play-masks": masks_widget,
         "play-front": front_widget,
     }

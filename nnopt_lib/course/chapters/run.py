@@ -23,6 +23,7 @@ from nnopt_lib.experiments.provenance import provenance
 from nnopt_lib.experiments.records import PUBLISHED_ROWS_ONLY, published_rows_only, sealed
 from nnopt_lib.files import lock, write_atomically, writing
 from nnopt_lib.paths import build_folder, store_folder
+from nnopt_lib.results.staleness import row_hashes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +110,14 @@ def executed_apart(
             folder.mkdir(parents=True)
         started = time.perf_counter()
         text = _execute(prepared, chapter.executed(profile), environment)
+        used = used_runs(folder / "used")
         note = {
             "key": prepared.key,  # of what was executed, so that an edit meanwhile counts
             "output_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "duration_seconds": round(time.perf_counter() - started, 1),
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "used": used_runs(folder / "used"),
+            "used": used,
+            "quoted": row_hashes(name for name in used if not name.startswith(f"{chapter.number}-")),
             "published_rows": published_rows,
             "provenance": provenance(),
         }

@@ -40,12 +40,15 @@ def read_note(chapter: Chapter, profile: str) -> dict[str, Any]:
 
 
 def matches_note(prepared: Prepared, profile: str) -> bool:
-    """Whether the last run had the same key as `prepared`, and its output is the very file that it left.
+    """Whether the last run had the key of `prepared`, read rows that are the same, and left that very file.
 
     The notebook alone is never trusted: papermill marks the cell that killed its kernel as completed.
     """
     note, output = read_note(prepared.chapter, profile), prepared.chapter.executed(profile)
     if note.get("key") != prepared.key or not output.is_file():
+        return False
+    quoted = note.get("quoted", {})  # rows of other chapters; those of its own are part of the key
+    if quoted != row_hashes(quoted):
         return False
     return bool(note.get("output_sha256") == file_hash(output))
 

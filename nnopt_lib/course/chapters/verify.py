@@ -107,7 +107,9 @@ def verify_chapter(chapter: Chapter, tolerance: float, profile: str = "quick") -
     try:
         with recomputed(prepare(chapter, profile, {"recompute": "true"})) as apart:
             compared = [
-                _compare(name, ids, apart.folder / "store", report) for name, ids in apart.used.items()
+                _compare(name, ids, apart.folder / "store", report)
+                for name, ids in apart.used.items()
+                if ids  # else it only quotes published rows, which are another chapter's to verify
             ]
             report = dataclasses.replace(report, comparisons=compared)
             if profile == "published":

@@ -8,8 +8,9 @@ from tests.networks import CLASSICS, arrays, every_operation
 pytestmark = pytest.mark.torch
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adam", "adamw"])
-def test_fit_equals_a_loop_written_by_hand(name):
+def test_fit_equals_a_loop_written_by_hand(name, schedule):
     recipe = {
         "sgd": {"weight_decay": 0.01},
         "momentum": {"momentum": 0.9},
@@ -17,7 +18,8 @@ def test_fit_equals_a_loop_written_by_hand(name):
         "adam": {"optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.01},
         "adamw": {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.1},
     }[name]
-    data, training = arrays(), nnopt.Training(epochs=3, batch_size=16, **recipe)
+    data = arrays()
+    training = nnopt.Training(epochs=3, batch_size=16, learning_rate_schedule=schedule, **recipe)
     spec = nnopt.mlp((9,), inputs=12, outputs=4)
     model, by_hand = nnopt.build(spec, seed=2), nnopt.build(spec, seed=2)
     history = nnopt.fit(model, data, training, seed=7, device="cpu")
@@ -28,6 +30,8 @@ def test_fit_equals_a_loop_written_by_hand(name):
     optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[
         training.optimizer
     ](by_hand.parameters(), **options)
+    total_steps = 3 * -(-len(data.x_train) // 16)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total_steps)
     losses = []
     for epoch in range(3):
         order = np.random.default_rng([7, epoch]).permutation(len(data.x_train))
@@ -40,6 +44,8 @@ def test_fit_equals_a_loop_written_by_hand(name):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if schedule == "cosine":
+                falling.step()
             total += loss.item() * len(batch)
         losses.append(total / len(order))
     for (key, a), b in zip(

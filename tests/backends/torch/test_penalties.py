@@ -124,7 +124,9 @@ def test_the_threshold_finds_the_minimum_under_momentum_too(kind, momentum):
     """Of ce(w) + 0.05 p(w) for one feature of one direction: where the (sub)gradient of both is 0."""
     data = arrays(examples=40, shape=(1,))
     epochs = max(300, round(1500 * (1 - momentum)))  # with momentum, steps are longer by 1 / (1 - momentum)
-    training = nnopt.Training(epochs=epochs, batch_size=40, learning_rate=0.2, momentum=momentum)
+    training = nnopt.Training(
+        epochs=epochs, batch_size=40, learning_rate=0.2, momentum=momentum, learning_rate_schedule="constant"
+    )
     model = nnopt.build(nnopt.mlp((), inputs=1, outputs=4))
     nnopt.fit(model, data, training, penalty=Penalty(kind, 0.05), device="cpu")
     loss = nn.functional.cross_entropy(model(torch.from_numpy(data.x_train)), torch.from_numpy(data.y_train))
@@ -156,6 +158,7 @@ def test_a_loop_of_ones_own_equals_fit():
     by_fit, by_loop = (nnopt.build(SPEC, seed=3) for _ in range(2))
     nnopt.fit(by_fit, data, RECIPE, seed=2, penalty=Penalty("elastic_net", strength, mix=0.3), device="cpu")
     optimizer = torch.optim.SGD(by_loop.parameters(), lr=0.1, momentum=0.5)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, RECIPE.total_steps(len(data.x_train)))
     x, y = torch.from_numpy(data.x_train), torch.from_numpy(data.y_train)
     for epoch in range(4):
         order = torch.from_numpy(np.random.default_rng([2, epoch]).permutation(len(x)))
@@ -165,6 +168,7 @@ def test_a_loop_of_ones_own_equals_fit():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            falling.step()
     expected = nnopt.get_weights(by_loop)
     for name, value in nnopt.get_weights(by_fit).items():
         np.testing.assert_allclose(value, expected[name], atol=1e-6)

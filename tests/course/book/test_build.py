@@ -124,8 +124,15 @@ def test_status_comes_from_the_records_of_runs() -> None:
 
 
 CLAIMS = [
-    {"chapter": STEM, "id": "a", "kind": "claim", "sentence": "So it is.", "holds": True, "numbers": {}},
-    {"chapter": STEM, "id": "b", "kind": "claim", "sentence": "So it is not.", "holds": False, "numbers": {}},
+    {"chapter": STEM, "id": "a", "kind": "claim", "sentence": "So it is.", "verdict": "holds", "numbers": {}},
+    {
+        "chapter": STEM,
+        "id": "b",
+        "kind": "claim",
+        "sentence": "So it is not.",
+        "verdict": "does not hold",
+        "numbers": {},
+    },
     {
         "chapter": STEM,
         "id": "c",
@@ -146,7 +153,7 @@ CLAIMS = [
 def test_ledger_shows_claims_that_fail_and_replays_with_both_intervals() -> None:
     text = pages.ledger_tables({STEM: "What?", "02-cost": "How much?"}, {STEM: CLAIMS, "02-cost": []})
     assert "## 01 · What?" in text
-    assert "| holds | So it is. |" in text
+    assert "| holds | So it is. |  |" in text
     assert "| **does not hold** | So it is not. |" in text
     cite = "{cite:t}`greydanus2024scaling`"
     assert f"| test accuracy, % | 68 ± 2 | V | {cite} | 66.12 [65.00, 67.20] | replayed, inside |" in text
@@ -162,7 +169,7 @@ def test_ledger_reads_what_claim_and_replay_record(tmp_path: Path, monkeypatch: 
     replay(STEM, "x", quantity="q", published=1, measured=(3, 2, 4), because="of rain", **common)
     records = json.loads((tmp_path / "build" / "claims" / f"{STEM}.json").read_text(encoding="utf-8"))
     text = pages.ledger_tables({STEM: "What?"}, {STEM: records})
-    assert "| holds | Two is more than one. |" in text
+    assert "| holds | Two is more than one. |  |" in text
     assert "| q | 1 | M | {cite:t}`s` | 3.000 [2.000, 4.000] | replayed, differs, because of rain |" in text
 
 

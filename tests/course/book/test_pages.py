@@ -25,8 +25,8 @@ def page(folder: Path, text: str) -> Path:
 
 def test_a_claim_stands_with_its_verdict_and_its_chapter(tmp_path: Path) -> None:
     claims = {
-        "01-a": [{"id": "so", "kind": "claim", "sentence": "So it is: +1.", "holds": True}],
-        "02-b": [{"id": "no", "kind": "claim", "sentence": "Not so.", "holds": False}],
+        "01-a": [{"id": "so", "kind": "claim", "sentence": "So it is: +1.", "verdict": "holds"}],
+        "02-b": [{"id": "no", "kind": "claim", "sentence": "Not so.", "verdict": "does not hold"}],
     }
     text = "- <!-- nnopt:claim 01-a/so -->\n- <!-- nnopt:claim 02-b/no -->\n<!-- a comment -->"
     titles = {"01-a": "A?", "02-b": "B?"}
@@ -57,7 +57,7 @@ def test_links_lead_to_chapters_that_exist_and_are_words_else(tmp_path: Path) ->
     ],
 )
 def test_what_no_record_answers_to_fails_the_build_by_name(tmp_path: Path, mark: str, sentence: str) -> None:
-    claims = {"01-a": [{"id": "so", "kind": "claim", "sentence": "So.", "holds": True}]}
+    claims = {"01-a": [{"id": "so", "kind": "claim", "sentence": "So.", "verdict": "holds"}]}
     with pytest.raises(NnoptError) as error:
         pages.fill(page(tmp_path, f"<!-- nnopt:{mark} -->"), {}, {}, claims)
     assert str(error.value) == sentence

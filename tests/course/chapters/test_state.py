@@ -116,6 +116,21 @@ def test_rows_of_another_chapter_make_a_committed_notebook_stale_too(project, ke
     assert not committed_is_fresh(chapter)
 
 
+def test_quoted_rows_of_another_chapter_make_a_run_and_a_committed_notebook_stale(project, kernel):
+    (chapter, other) = find_chapters()
+    quote = "from nnopt_lib import published_rows\nquoted = published_rows('02-rows')\nrows = run"
+    edit(chapter.source, "\nrows = run", f"\n{quote}")
+    save_chapter(other)
+    save_chapter(chapter)
+    status = read_status()["01-first"]
+    assert set(status["rows"]) == {"01-rows", "02-rows"} and status["rows"]["02-rows"]
+    assert "results/02-rows.jsonl" not in status["files"]
+    assert committed_is_fresh(chapter) and chapter_state(chapter).word == "fresh"
+    edit(project / "chapters" / "results" / "02-rows.jsonl", "}\n", "} \n")
+    assert not committed_is_fresh(chapter) and chapter_state(chapter).word == "stale"
+    assert chapter_state(other).word == "stale"
+
+
 # What is written down of a run
 
 

@@ -106,6 +106,14 @@ def test_equal_rows_are_counted_and_nothing_else_is_said(project, computing):
     assert not (project / "build" / "recomputed" / "01-first").exists()
 
 
+def test_rows_that_a_chapter_only_quotes_are_not_its_to_verify(project, computing):
+    published("01-rows", [[{"y": 0.5}]])
+    published("02-rows", [[{"y": 0.5}]])
+    computing[0]["01-first"] = {"01-rows": [[{"y": 0.5}]], "02-rows": []}
+    report = verify(profile="published")
+    assert [one.experiment for one in report.comparisons] == ["01-rows"] and problems(report) == []
+
+
 def test_what_differs_is_one_line_for_each_experiment_with_the_worst_run_and_both_machines(computing):
     ids = published("01-rows", [[{"y": 0.5}], [{"y": 0.25}], [{"y": 0.75}]])
     published("01-same", [[{"z": 1}]])
