@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,17 +20,25 @@ _LATEX = {
 
 
 def as_csv(rows: Rows) -> str:
-    """The rows with all their digits, a column per field."""
+    """The rows with all their digits, a column per field; a list (of pixels, of seeds) stands as JSON."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({field: _as_json(value) for field, value in row.items()} for row in rows)
     return text.getvalue()
 
 
+def _as_json(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+
+
 def as_latex(rows: Rows) -> str:
-    r"""The rows as a plain ``tabular`` (four significant digits) that needs no package; ``\input`` it."""
-    fields = columns(rows)
+    r"""The rows as a plain ``tabular`` (four significant digits) that needs no package; ``\input`` it.
+
+    Lists, as of pixels, are left out: no table has room for them.
+    """
+    lists = {field for row in rows for field, value in row.items() if isinstance(value, (list, tuple))}
+    fields = [field for field in columns(rows) if field not in lists]
     # A column is aligned to the right only if all of it is numbers; a missing cell does not count.
     numbers = [all(_is_number(row.get(field, 0)) for row in rows) for field in fields]
     lines = [rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in numbers)}}}", r"\hline"]

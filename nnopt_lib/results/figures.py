@@ -23,7 +23,8 @@ from nnopt_lib.experiments.rows import experiments_of
 from nnopt_lib.files import write_atomically
 from nnopt_lib.paths import build_folder, results_folder
 from nnopt_lib.results.exports import as_csv, as_latex, references_of
-from nnopt_lib.results.plots import KINDS, Rows, render
+from nnopt_lib.results.layout import LAYOUTS, render
+from nnopt_lib.results.plots import KINDS, Rows
 from nnopt_lib.results.seals import read_json, read_published_json, read_status
 from nnopt_lib.results.staleness import stale_rows
 from nnopt_lib.results.style import FORMATS, STYLES
@@ -48,8 +49,10 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, rests_on: Any = N
     Parameters:
         name: begins with its chapter, as in ``"01-held-out"``.
         rows: dictionaries of plain values; every mark is drawn from them, nothing else.
-        kind: ``"intervals"``, ``"curves"``, ``"bars"``, ``"roofline"`` or ``"graph"``.
-        options: of the kind, as its function in `nnopt_lib.results.plots` names them.
+        kind: ``"intervals"``, ``"curves"``, ``"pairs"``, ``"bars"``, ``"images"``, ``"roofline"`` or
+            ``"graph"``.
+        options: of the kind, as its function in `nnopt_lib.results.plots` names them, and for small
+            multiples, broken axes and grids of images those of `nnopt_lib.results.layout`.
         alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.
         rests_on: the rows of `run_experiment` that the drawn ones were summarized from, in lists or lists of
             lists; ``()`` for a picture of no stored rows; None where the drawn rows are an experiment's.
@@ -129,7 +132,7 @@ def _hash(content: str | bytes) -> str:
 def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
     parameters = list(inspect.signature(KINDS[kind]).parameters.values())[2:]
     known = {parameter.name: parameter for parameter in parameters}
-    for option in options:
+    for option in options.keys() - LAYOUTS.get(kind, {}).keys():
         if option not in known:
             refuse(f"figure {name}: {kind} has no option {option!r}", None, nearest(option, known))
     for option, parameter in known.items():

@@ -1,33 +1,29 @@
-"""How figures look: the styles, and one drawing function per kind of figure, each from rows alone."""
+"""One drawing function per kind of figure, on axes that are there, each from rows alone."""
 
 from __future__ import annotations
 
-import io
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnopt_lib.checks import check_number, refuse
+from nnopt_lib.checks import refuse
 from nnopt_lib.results.style import (
     COLORS,
-    GOLDEN,
     HATCHES,
     INK,
     LINES,
     MARKERS,
     QUIET,
-    STYLES,
+    halvings,
     legend_above,
     line_width,
     name_ends,
-    plain_decades,
-    settings,
-    wrap_labels,
+    plain_log,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,17 +39,19 @@ def _intervals(
     mark_label: str = "",
     band: str | None = None,
     label: str = "label",
+    center: str = "mean",
 ) -> None:
     """A dot with its 95 % interval per row, labels on the left; `mark` and `band` name fields.
 
-    Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`.
+    Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`, `center` what the
+    dot is ("mean" or "median").
     """
     for field in filter(None, (mark, band)):
         if not any(field in row for row in rows):  # a row may lack it, but not all of them
             raise KeyError(field)
     for y, row in enumerate(rows):
         axes.plot([row["low"], row["high"]], [y, y], color=COLORS[0], solid_capstyle="round")
-        axes.plot(row["mean"], y, "o", color=COLORS[0], label="mean, 95 % interval")
+        axes.plot(row["mean"], y, "o", color=COLORS[0], label=f"{center}, 95 % interval")
         if mark and row.get(mark) is not None:
             if band and row.get(band):
                 _wide_line(axes, row[mark], row[band], y)
@@ -62,6 +60,26 @@ def _intervals(
     axes.set_xlabel(x_label)
     if mark:
         legend_above(axes)
+
+
+def _pairs(axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: str = "label") -> None:
+    """A pale dot per seed, the mean of all with its 95 % interval, labels on the left; a line at zero.
+
+    Rows have the fields `label`, values (a list), mean, low, high.
+    """
+    if zero:
+        axes.axvline(0, color=QUIET, linewidth=0.6 * line_width())
+    for y, row in enumerate(rows):
+        values, lower = (
+            row["values"],
+            [y + 0.28] * len(row["values"]),
+        )  # below the mean, so that none hides it
+        axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label="one seed")
+        axes.plot([row["low"], row["high"]], [y, y], color=COLORS[0], solid_capstyle="round")
+        axes.plot(row["mean"], y, "D", color=COLORS[0], label="mean, 95 % interval")
+    _name_rows(axes, [row[label] for row in rows])
+    axes.set_xlabel(x_label)
+    legend_above(axes)
 
 
 def _wide_line(axes: Axes, center: float, half_width: float, y: float) -> None:
@@ -92,8 +110,14 @@ def _curves(
     steps: bool = False,
     markers: bool = True,
     y_from_zero: bool = False,
+    x_halvings: bool = False,
+    dodge: bool = False,
 ) -> None:
-    """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high."""
+    """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high.
+
+    `x_halvings` is for a sparsity: every halving of what is kept is one step. `dodge` moves the series a
+    little apart, where their points would cover each other.
+    """
     if (low is None) != (high is None):
         refuse("a band needs both low and high", f"low={low!r}, high={high!r}")
     names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
@@ -103,7 +127,9 @@ def _curves(
         points = sorted(
             (row for row in rows if series is None or row[series] == name), key=lambda row: row[x]
         )
-        xs, ys = [row[x] for row in points], [row[y] for row in points]
+        xs, ys = [_position(row[x], x, x_halvings) for row in points], [row[y] for row in points]
+        if dodge:
+            xs = _dodged(xs, index - (len(names) - 1) / 2, x_log)
         color = COLORS[index % len(COLORS)]
         options: dict[str, Any] = {"color": color, "linestyle": LINES[index % len(LINES)]}
         if markers:
@@ -115,6 +141,8 @@ def _curves(
             axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
         ends.append((ys[-1], xs[-1], name, color))
     _scale(axes, x_log, y_log, y_from_zero)
+    if x_halvings:
+        halvings(axes.xaxis, [row[x] for row in rows])
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")
@@ -122,14 +150,31 @@ def _curves(
         name_ends(axes, ends)  # last: it reads where the scales have put the points
 
 
+def _position(value: float, field: str, in_halvings: bool) -> float:
+    """Where a value of x stands: a sparsity in halvings of what is kept, where the figure is one of these."""
+    if not in_halvings:
+        return value
+    if not 0 <= value < 1:
+        refuse(f"{field} must be a sparsity, at least 0 and below 1, to stand in halvings", value)
+    return -math.log2(1 - value)
+
+
+def _dodged(xs: list[float], place: float, x_log: bool) -> list[float]:
+    """The positions of one series moved by its place among all of them, a fiftieth of the axis at most."""
+    if x_log:
+        factor = (max(xs) / min(xs)) ** (0.008 * place)
+        return [x * factor for x in xs]
+    return [x + 0.008 * place * (max(xs) - min(xs)) for x in xs]
+
+
 def _scale(axes: Axes, x_log: bool, y_log: bool, y_from_zero: bool) -> None:
-    """The scales of curves; after the lines, since plain decades depend on what the axes span."""
+    """The scales of curves; after the lines, since ticks depend on what the axes span."""
     if x_log:
         axes.set_xscale("log")
-        plain_decades(axes.xaxis)
+        plain_log(axes.xaxis, powers_of_two=True)
     if y_log:
         axes.set_yscale("log")
-        plain_decades(axes.yaxis)
+        plain_log(axes.yaxis)
     if y_from_zero:
         axes.set_ylim(bottom=0)
 
@@ -145,6 +190,31 @@ def _bars(axes: Axes, rows: Rows, *, fields: Mapping[str, str], x_label: str, la
     _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
     legend_above(axes)
+
+
+def _images(axes: Axes, rows: Rows, *, signed: bool = False, mask: bool = False) -> None:
+    """One picture on its axes: `pixels` as an image, rows from the top, or as a line where it is a list.
+
+    `signed` colors around 0, the same on both sides; `mask` draws what is kept (1, True) dark.
+    """
+    (row,) = rows
+    pixels = row["pixels"]
+    if pixels and not isinstance(pixels[0], (list, tuple)):
+        axes.plot(range(len(pixels)), pixels, color=COLORS[0])
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    if not pixels or len({len(line) for line in pixels}) != 1:
+        refuse("pixels must be lines of equal length, or one list of numbers", f"those of {row['label']!r}")
+    top = max((abs(float(value)) for line in pixels for value in line), default=0.0) or 1.0
+    # A gray that is dark where there is much: ink on paper, in masks too.
+    look: dict[str, Any] = {"cmap": "RdBu", "vmin": -top, "vmax": top} if signed else {"cmap": "Greys"}
+    if mask:
+        look = {"cmap": "Greys", "vmin": 0, "vmax": 1.2}
+    axes.imshow([[float(value) for value in line] for line in pixels], interpolation="nearest", **look)
+    axes.spines[:].set_visible(True)  # a frame, since white is the color of paper, too
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _name_rows(axes: Axes, names: Sequence[Any]) -> None:
@@ -240,49 +310,8 @@ KINDS: dict[str, Callable[..., None]] = {
     "intervals": _intervals,
     "curves": _curves,
     "bars": _bars,
+    "pairs": _pairs,
+    "images": _images,
     "roofline": _roofline,
     "graph": _graph,
 }
-
-
-# ---------------------------------------------------------------- drawing
-
-
-def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> Figure:
-    """A matplotlib figure of `figure` (its kind, options and rows) in one of `STYLES`."""
-    from matplotlib import rc_context
-
-    # Not pyplot: it would keep every figure open, and choose a window system where there is none.
-    from matplotlib.figure import Figure as Canvas
-
-    look = STYLES[style]
-    width = check_number("width_inches", width_inches or look["width"], above=0)
-    rows = figure["rows"]
-    scale = look["text"] / 11
-    line = {"intervals": look["row"], "bars": 0.42 * scale, "graph": 0.28 * scale}.get(figure["kind"])
-    if line:  # one per row, or per row that is a node
-        height = 1.1 * scale + line * sum(row.get("kind") != "edge" for row in rows)
-    else:
-        height = width / GOLDEN
-    with rc_context(settings(look)):
-        drawn = Canvas((width, height), layout="constrained")
-        axes = drawn.subplots()
-        KINDS[figure["kind"]](axes, rows, **figure["options"])
-        wrap_labels(axes)
-    return drawn
-
-
-def render(
-    figure: Mapping[str, Any], style: str, width_inches: float | None, formats: Sequence[str]
-) -> dict[str, bytes]:
-    """The bytes of a file per format, drawn once. Equal rows give equal bytes: dates are left out."""
-    from matplotlib import rc_context
-
-    drawn, files = draw(figure, style, width_inches), {}
-    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    for form in formats:
-        buffer = io.BytesIO()
-        with rc_context(settings(STYLES[style])):  # fonts and hashes are chosen when a file is written
-            drawn.savefig(buffer, format=form, dpi=200, metadata=undated.get(form))
-        files[form] = buffer.getvalue()
-    return files

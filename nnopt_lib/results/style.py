@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,15 +107,41 @@ def name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
         )
 
 
-def plain_decades(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis of less than three decades, where powers of ten tell little."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def plain_log(axis: Axis, *, powers_of_two: bool = False) -> None:
+    """Plain numbers on a logarithmic axis of less than three decades, where powers of ten tell little.
+
+    1, 2 and 5 of each decade, or powers of two, as of widths, depths and batches: 1, 2, 4 ... 32.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = axis.get_view_interval()
-    if 0 < high < 1000 * low:  # over more decades 1, 2 and 5 of each would run into each other
+    if not 0 < high < 1000 * low:  # over more decades these would run into each other
+        return
+    powers = [2.0**power for power in range(-10, 31) if low <= 2.0**power <= high]
+    if powers_of_two and low > 0.7 and len(powers) >= 3:
+        step = 1 if len(powers) <= 7 else 2
+        axis.set_major_locator(FixedLocator(powers[::step]))
+        axis.set_minor_locator(NullLocator())
+    else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _sparsity(halved: int) -> str:
+    """1 - 1 / 2^n with as many digits as tell it from its neighbors: 0.5, 0.75, 0.875, 0.94, 0.97, 0.984."""
+    digits = halved if halved <= 3 else 2 if halved <= 5 else halved // 2
+    return f"{1 - 0.5**halved:.{digits}f}"
+
+
+def halvings(axis: Axis, sparsities: Sequence[float]) -> None:
+    """Ticks of an axis on which a sparsity s stands at -log2(1 - s): 0, 0.5, 0.75 and so on."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    most = max(0.5, *sparsities)
+    ticks = range(math.ceil(-math.log2(1 - most) - 0.01) + 1)
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_major_formatter(FuncFormatter(lambda value, position: _sparsity(round(value))))
 
 
 def _lay_out(axes: Axes) -> None:

@@ -33,6 +33,27 @@ KINDS = {
         [{"label": "first", "a": 0.2, "b": 0.7}, {"label": "second", "a": 0.8, "b": 0.3}],
         {"fields": {"a": "parameters", "b": "MACs"}, "x_label": "share"},
     ),
+    "pairs": (
+        [
+            {
+                "label": "tuned − as printed",
+                "values": [0.4, -0.2, 1.1],
+                "mean": 0.43,
+                "low": -1.2,
+                "high": 2.0,
+            },
+            {"label": "deep − shallow", "values": [1.4, 1.2, 1.1], "mean": 1.23, "low": 0.9, "high": 1.6},
+        ],
+        {"x_label": "difference, points"},
+    ),
+    "images": (
+        [
+            {"label": "a digit", "pixels": [[0, 1, 2], [3, 4, 5]]},
+            {"label": "a mask", "pixels": [[True, False, True], [False, False, True]]},
+            {"label": "a signal", "pixels": [0.0, 0.5, -1.0, 2.0]},
+        ],
+        {"columns": 2},
+    ),
     "roofline": (ROOFLINE, {}),
     "graph": (GRAPH, {}),
 }

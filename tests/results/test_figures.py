@@ -51,7 +51,8 @@ def test_a_figure_is_saved_in_all_forms_with_its_rows_and_manifest(kind, home):
     }
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text().splitlines()))
     assert [{k: v for k, v in row.items() if v} for row in rows] == [
-        {k: str(v) for k, v in row.items() if v is not None} for row in KINDS[kind][0]
+        {k: json.dumps(v) if isinstance(v, list) else str(v) for k, v in row.items() if v is not None}
+        for row in KINDS[kind][0]
     ]
     manifest = json.loads((folder / f"{name}.manifest.json").read_text())
     assert manifest["kind"] == kind and manifest["versions"]["numpy"] and len(manifest["rows_sha256"]) == 64
@@ -360,7 +361,7 @@ def test_an_out_folder_that_is_a_file_leaves_the_file_as_it_was(paper, tmp_path)
         ),
         (
             lambda: figures.save_figure("01-demo", CURVES, "curve", alt="A."),
-            "kind must be one of intervals, curves, bars, roofline, graph; received 'curve'. Did you mean 'curves'?",
+            "kind must be one of intervals, curves, bars, pairs, images, roofline, graph; received 'curve'. Did you mean 'curves'?",
         ),
         (
             lambda: figures.save_figure("01-demo", [], "roofline", alt="A."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.colors import to_rgb
 
-from nnopt_lib.results.plots import draw
+from nnopt_lib.results.layout import draw
 from tests.results.kinds import INTERVALS, KINDS
 
 
