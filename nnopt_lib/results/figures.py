@@ -132,9 +132,10 @@ def _hash(content: str | bytes) -> str:
 def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
     parameters = list(inspect.signature(KINDS[kind]).parameters.values())[2:]
     known = {parameter.name: parameter for parameter in parameters}
-    for option in options.keys() - LAYOUTS.get(kind, {}).keys():
-        if option not in known:
-            refuse(f"figure {name}: {kind} has no option {option!r}", None, nearest(option, known))
+    names = [*known, *LAYOUTS.get(kind, {})]
+    for option in options:
+        if option not in names:
+            refuse(f"figure {name}: {kind} has no option {option!r}", None, nearest(option, names))
     for option, parameter in known.items():
         if parameter.default is parameter.empty and option not in options:
             refuse(f"figure {name}: {kind} needs the option {option!r}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnopt_lib.checks import check_int, check_number, refuse
 from nnopt_lib.results.plots import KINDS, Rows
-from nnopt_lib.results.style import GOLDEN, INK, STYLES, settings, wrap_labels
+from nnopt_lib.results.style import GOLDEN, INK, STYLES, place_names_again, settings, wrap_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,14 +42,9 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     layout = {name: options.pop(name, value) for name, value in LAYOUTS.get(kind, {}).items()}
     with rc_context(settings(look)):
         if kind == "images":
-            groups = {f"{index} {row['label']}": [row] for index, row in enumerate(rows)}
-            columns = min(check_int("columns", layout["columns"], at_least=1), len(rows))
-            height = width / columns * _shape_of(rows) * -(-len(rows) // columns) * 1.25
-            drawn = Canvas((width, height), layout="constrained")
-            for axes, (row,) in zip(_grid(drawn, len(rows), columns), groups.values(), strict=True):
-                KINDS[kind](axes, [row], **options)
-                axes.set_title(str(row["label"]), fontsize="medium")
-            return drawn
+            return _gallery(Canvas, rows, look, width, options, layout["columns"])
+        if layout.get("panel") and layout.get("y_break"):
+            refuse("a figure has panels or y_break", "both")
         if layout.get("panel"):
             return _panels(Canvas, figure, look, width, options, layout)
         if layout.get("y_break"):
@@ -59,6 +55,22 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
         axes = drawn.subplots()
         KINDS[kind](axes, rows, **options)
         wrap_labels(axes)
+    return drawn
+
+
+def _gallery(
+    canvas: Any, rows: Rows, look: Mapping[str, Any], width: float, options: Mapping[str, Any], columns: Any
+) -> Figure:
+    """Pictures in a grid, each below its label; the figure is as high as they need."""
+    columns = min(check_int("columns", columns, at_least=1), len(rows))
+    letters = max(4, int(0.95 * width / columns * 72 / (0.6 * look["text"])))  # that fit above a picture
+    titles = [textwrap.fill(str(row["label"]), letters) for row in rows]
+    title = (1.4 * max(text.count("\n") + 1 for text in titles) + 1) * look["text"] / 72
+    lines = -(-len(rows) // columns)
+    drawn: Figure = canvas((width, lines * (width / columns * _shape_of(rows) + title)), layout="constrained")
+    for axes, row, text in zip(_grid(drawn, len(rows), columns), rows, titles, strict=True):
+        KINDS["images"](axes, [row], **options)
+        axes.set_title(text, fontsize="medium")
     return drawn
 
 
@@ -129,11 +141,14 @@ def _panels(
             one.tick_params(labelbottom=True)
     for one in axes:
         wrap_labels(one)
+        place_names_again(one)  # only now do all have the same scales
     return drawn
 
 
 def _broken(drawn: Figure, rows: Rows, options: Mapping[str, Any], y_break: Sequence[float]) -> None:
     """Curves on two axes, one above the other, with a range of y between them left out."""
+    if isinstance(y_break, str) or not isinstance(y_break, Sequence) or len(y_break) != 2:
+        refuse("y_break must be two numbers, the ends of the range that is left out", repr(y_break))
     low, high = (check_number("y_break", bound) for bound in y_break)
     fields = [options[name] for name in ("y", "low", "high") if options.get(name)]
     values = [float(row[field]) for row in rows for field in fields]
@@ -149,7 +164,7 @@ def _broken(drawn: Figure, rows: Rows, options: Mapping[str, Any], y_break: Sequ
         wrap_labels(axes)
     margin = 0.05 * sum(shares)
     upper.set_ylim(high, max(values) + margin)
-    lower.set_ylim(min(values) - margin, low)
+    lower.set_ylim(0 if options.get("y_from_zero") else min(values) - margin, low)
     for axes in (upper, lower):
         for text in list(axes.texts):  # names of lines that end on the other side
             if (text.xy[1] >= high) is not (axes is upper):
@@ -163,6 +178,8 @@ def _broken(drawn: Figure, rows: Rows, options: Mapping[str, Any], y_break: Sequ
     mark |= {"clip_on": False, "markersize": 8}
     upper.plot([0], [0], transform=upper.transAxes, **mark)
     lower.plot([0], [1], transform=lower.transAxes, **mark)
+    for axes in (upper, lower):
+        place_names_again(axes)
 
 
 def render(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnopt_lib.checks import refuse
+from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.results.style import (
     COLORS,
     HATCHES,
@@ -46,6 +46,7 @@ def _intervals(
     Rows have the fields `label`, mean, low, high; `band` is the half width around `mark`, `center` what the
     dot is ("mean" or "median").
     """
+    check_choice("center", center, ("mean", "median"))
     for field in filter(None, (mark, band)):
         if not any(field in row for row in rows):  # a row may lack it, but not all of them
             raise KeyError(field)
@@ -58,7 +59,7 @@ def _intervals(
             axes.plot(row[mark], y, "D", color=COLORS[1], markerfacecolor="white", label=mark_label)
     _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
-    if mark:
+    if mark or center != "mean":  # a median must not be taken for a mean
         legend_above(axes)
 
 
@@ -70,10 +71,8 @@ def _pairs(axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: st
     if zero:
         axes.axvline(0, color=QUIET, linewidth=0.6 * line_width())
     for y, row in enumerate(rows):
-        values, lower = (
-            row["values"],
-            [y + 0.28] * len(row["values"]),
-        )  # below the mean, so that none hides it
+        values = row["values"]
+        lower = [y + 0.28] * len(values)  # below the mean, so that none hides it
         axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label="one seed")
         axes.plot([row["low"], row["high"]], [y, y], color=COLORS[0], solid_capstyle="round")
         axes.plot(row["mean"], y, "D", color=COLORS[0], label="mean, 95 % interval")
@@ -120,6 +119,9 @@ def _curves(
     """
     if (low is None) != (high is None):
         refuse("a band needs both low and high", f"low={low!r}, high={high!r}")
+    if x_halvings and x_log:
+        refuse("an axis has one scale: x_halvings or x_log", "both")
+    places = [_position(row[x], x, x_halvings) for row in rows]
     names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
     ends = []
     for index, name in enumerate(names):
@@ -129,17 +131,11 @@ def _curves(
         )
         xs, ys = [_position(row[x], x, x_halvings) for row in points], [row[y] for row in points]
         if dodge:
-            xs = _dodged(xs, index - (len(names) - 1) / 2, x_log)
-        color = COLORS[index % len(COLORS)]
-        options: dict[str, Any] = {"color": color, "linestyle": LINES[index % len(LINES)]}
-        if markers:
-            options |= {"marker": MARKERS[index % len(MARKERS)]}
-        axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
+            xs = _dodged(xs, index - (len(names) - 1) / 2, (min(places), max(places)), x_log)
+        _line(axes, index, xs, ys, steps, markers)
         if low and high:
-            lows, highs = ([row[bound] for row in points] for bound in (low, high))
-            step: Any = "mid" if steps else None
-            axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
-        ends.append((ys[-1], xs[-1], name, color))
+            _band(axes, index, xs, [(row[low], row[high]) for row in points], steps)
+        ends.append((ys[-1], xs[-1], name, COLORS[index % len(COLORS)]))
     _scale(axes, x_log, y_log, y_from_zero)
     if x_halvings:
         halvings(axes.xaxis, [row[x] for row in rows])
@@ -148,6 +144,22 @@ def _curves(
     axes.grid(axis="y")
     if series:
         name_ends(axes, ends)  # last: it reads where the scales have put the points
+
+
+def _line(axes: Axes, index: int, xs: list[Any], ys: list[Any], steps: bool, markers: bool) -> None:
+    """One series, told apart by color, dashes and, where wanted, markers."""
+    options: dict[str, Any] = {"color": COLORS[index % len(COLORS)], "linestyle": LINES[index % len(LINES)]}
+    if markers:
+        options |= {"marker": MARKERS[index % len(MARKERS)]}
+    axes.plot(xs, ys, drawstyle="steps-mid" if steps else "default", **options)
+
+
+def _band(axes: Axes, index: int, xs: list[Any], bounds: list[tuple[Any, Any]], steps: bool) -> None:
+    """A pale area of a series' color from its lower to its upper bounds."""
+    lows, highs = zip(*bounds, strict=True)
+    step: Any = "mid" if steps else None
+    color = COLORS[index % len(COLORS)]
+    axes.fill_between(xs, lows, highs, color=color, alpha=0.18, linewidth=0, step=step)
 
 
 def _position(value: float, field: str, in_halvings: bool) -> float:
@@ -159,12 +171,13 @@ def _position(value: float, field: str, in_halvings: bool) -> float:
     return -math.log2(1 - value)
 
 
-def _dodged(xs: list[float], place: float, x_log: bool) -> list[float]:
-    """The positions of one series moved by its place among all of them, a fiftieth of the axis at most."""
+def _dodged(xs: list[float], place: float, span: tuple[float, float], x_log: bool) -> list[float]:
+    """The positions of one series moved by its place among all: a marker's width each, of what all span."""
+    low, high = span
     if x_log:
-        factor = (max(xs) / min(xs)) ** (0.008 * place)
+        factor = (high / low) ** (0.016 * place)
         return [x * factor for x in xs]
-    return [x + 0.008 * place * (max(xs) - min(xs)) for x in xs]
+    return [x + 0.016 * place * (high - low) for x in xs]
 
 
 def _scale(axes: Axes, x_log: bool, y_log: bool, y_from_zero: bool) -> None:
@@ -197,6 +210,8 @@ def _images(axes: Axes, rows: Rows, *, signed: bool = False, mask: bool = False)
 
     `signed` colors around 0, the same on both sides; `mask` draws what is kept (1, True) dark.
     """
+    if signed and mask:
+        refuse("images are signed or a mask", "both")
     (row,) = rows
     pixels = row["pixels"]
     if pixels and not isinstance(pixels[0], (list, tuple)):

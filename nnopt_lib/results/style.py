@@ -107,6 +107,16 @@ def name_ends(axes: Axes, ends: list[tuple[float, float, Any, str]]) -> None:
         )
 
 
+def place_names_again(axes: Axes) -> None:
+    """Names of lines where they belong now that scales have changed, as those shared by panels do."""
+    names: list[Any] = list(axes.texts)
+    ends = [(float(name.xy[1]), float(name.xy[0]), name.get_text(), name.get_color()) for name in names]
+    for name in names:
+        name.remove()
+    if ends:
+        name_ends(axes, ends)
+
+
 def plain_log(axis: Axis, *, powers_of_two: bool = False) -> None:
     """Plain numbers on a logarithmic axis of less than three decades, where powers of ten tell little.
 
@@ -139,7 +149,8 @@ def halvings(axis: Axis, sparsities: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
     most = max(0.5, *sparsities)
-    ticks = range(math.ceil(-math.log2(1 - most) - 0.01) + 1)
+    last = math.ceil(-math.log2(1 - most) - 0.01)
+    ticks = range(0, last + 1, 1 if last <= 7 else 2)  # a paper's column has no room for more labels
     axis.set_major_locator(FixedLocator(list(ticks)))
     axis.set_major_formatter(FuncFormatter(lambda value, position: _sparsity(round(value))))
 

@@ -58,3 +58,9 @@ def test_what_latex_would_read_as_its_own_is_written_out():
     body = as_latex(rows).splitlines()
     assert body[2] == r"name of & value & none \\"
     assert body[4] == r"5 \% of a\_b \& c\textbackslash{}d & $-1.234 \times 10^{-5}$ & -- \\"
+
+
+def test_lists_stand_in_csv_as_json_and_are_left_out_of_a_papers_table():
+    rows = [{"label": "a", "values": [0.1, 2], "mean": 1.5}, {"label": "b", "values": None, "mean": 2.5}]
+    assert as_csv(rows).splitlines() == ["label,values,mean", 'a,"[0.1, 2]",1.5', "b,,2.5"]
+    assert as_latex(rows).splitlines()[2:5] == [r"label & mean \\", r"\hline", r"a & 1.5 \\"]

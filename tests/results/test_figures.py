@@ -335,6 +335,10 @@ def test_an_out_folder_that_is_a_file_leaves_the_file_as_it_was(paper, tmp_path)
             "figure 01-demo: intervals has no option 'xlabel'. Did you mean 'x_label'?",
         ),
         (
+            lambda: save("curves", y_brake=(1, 2)),
+            "figure 01-demo: curves has no option 'y_brake'. Did you mean 'y_break'?",
+        ),
+        (
             lambda: figures.save_figure(
                 "01-demo", CURVES, "curves", alt="A.", x="width", y="seconds", x_label="w"
             ),

@@ -58,8 +58,9 @@ def test_panels_of_intervals_name_their_rows_and_have_one_legend():
     ]
     figure = drawn("intervals", rows, panel="runtime", x_label="speed-up", center="median")
     assert len(figure.axes) == 3 and not any(axes.get_legend() for axes in figure.axes)
-    # Without a mark there is nothing to tell apart.
-    assert not figure.legends
+    (legend,) = figure.legends  # one for all panels, since a median must not be taken for a mean
+    assert [text.get_text() for text in legend.get_texts()] == ["median, 95 % interval"]
+    assert not drawn("intervals", rows, panel="runtime", x_label="speed-up").legends
     marked = drawn(
         "intervals",
         [{**row, "t": 4.0} for row in rows],
@@ -159,3 +160,77 @@ def test_pairs_have_a_dot_for_each_seed_and_the_mean_above_them():
     assert [[0.4, 0.28], [-0.2, 0.28], [1.1, 0.28]] in points(axes)
     assert [[0.43, 0.0]] in points(axes) and [[-1.2, 0.0], [2.0, 0.0]] in points(axes)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["tuned − as printed", "deep − shallow"]
+
+
+def test_a_median_is_called_one_even_without_a_mark():
+    rows = [{"label": "batch 1", "mean": 2.0, "low": 1.0, "high": 3.0}]
+    (median,), (mean,) = (drawn("intervals", rows, x_label="x", center=c).axes for c in ("median", "mean"))
+    assert [text.get_text() for text in median.get_legend().get_texts()] == ["median, 95 % interval"]
+    assert mean.get_legend() is None
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_names_of_lines_in_panels_do_not_overlap_on_the_shared_scale(style):
+    close = [{**row, "value": row["value"] - (row["way"] == "b")} for row in CURVES]
+    figure = drawn("curves", close, style, panel="net", **OPTIONS)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+        assert low.y0 + 0.8 * low.height <= high.y0
+
+
+def test_a_series_of_one_point_is_dodged_as_far_as_the_others():
+    rows = [*CURVES[:4], {**CURVES[0], "way": "b"}]
+    first, second = points(drawn("curves", rows, dodge=True, **OPTIONS).axes[0])
+    assert second[0][0] - first[0][0] == pytest.approx(0.016 * 0.875)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_grids_of_images_are_as_high_as_their_lines_and_long_labels_are_broken(style):
+    rows = [{"label": "weights of one unit", "pixels": [[0, 1], [1, 0]]}] * 10
+    two, one = (drawn("images", rows[:count], style, columns=5) for count in (10, 5))
+    assert two.get_size_inches()[1] == pytest.approx(2 * one.get_size_inches()[1])
+    one.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in one.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "options", "sentence"),
+    [
+        (
+            "curves",
+            CURVES,
+            {"x_log": True, "x_halvings": True},
+            "an axis has one scale: x_halvings or x_log; received both.",
+        ),
+        (
+            "curves",
+            CURVES,
+            {"panel": "net", "y_break": (1, 2)},
+            "a figure has panels or y_break; received both.",
+        ),
+        (
+            "curves",
+            CURVES,
+            {"y_break": 3},
+            "y_break must be two numbers, the ends of the range that is left out; received 3.",
+        ),
+        (
+            "images",
+            [{"label": "a", "pixels": [[1]]}],
+            {"signed": True, "mask": True},
+            "images are signed or a mask; received both.",
+        ),
+        (
+            "intervals",
+            [],
+            {"x_label": "x", "center": "mode"},
+            "center must be one of mean, median; received 'mode'.",
+        ),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(kind, rows, options, sentence):
+    with pytest.raises(NnoptError) as error:
+        drawn(kind, rows, **({**OPTIONS, **options} if kind == "curves" else options))
+    assert str(error.value).startswith(sentence[:-1])
