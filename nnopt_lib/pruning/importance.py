@@ -18,6 +18,7 @@ from nnopt_lib.structure.coupling import FIXED, Coupling
 from nnopt_lib.structure.spec import split_name
 from nnopt_lib.structure.weights import Weights
 
+ROUNDINGS = ("nearest", "up", "down")
 DATA_SCORES = {"apoz": "active", "taylor": "taylor", "oracle": "oracle"}  # as the adapter names them
 
 
@@ -157,6 +158,7 @@ def keep_nodes(
     sparsity: float,
     scope: str = "global",
     round_to: int = 1,
+    rounding: str = "nearest",
     previous: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which nodes stay, a boolean array (size,), if those of lowest importance go.
@@ -164,10 +166,15 @@ def keep_nodes(
     Removes exactly ``round(sparsity * n)`` of the n nodes of each scope (global, or each coupled group of
     layers), as far as every layer keeps at least one: its best node is never removed. What `previous`
     removed goes first and counts. At equal importance the earlier node stays. NaN is refused. With `round_to`
-    each group then keeps the nearest multiple of it instead (at least one multiple, at most all there are).
+    each group then keeps a multiple of it instead, the nearest or by `rounding` the next one ``"up"`` or
+    ``"down"`` (at least one multiple, at most all there are).
     """
     sparsity = check_fraction("sparsity", sparsity)
     check_int("round_to", round_to, at_least=1)
+    check_choice("rounding", rounding, ROUNDINGS)
+    # What is added before the whole multiples are counted; the nearest one with half upward, in whole
+    # numbers, since round() would go to the even one.
+    added = {"down": 0, "nearest": round_to // 2, "up": round_to - 1}
     if np.isnan(scores).any():
         refuse("importance must not be NaN", f"NaN for {int(np.isnan(scores).sum())} of {len(scores)} nodes")
     gone = np.zeros(len(scores), bool) if previous is None else ~previous
@@ -183,8 +190,7 @@ def keep_nodes(
     if round_to > 1:
         for nodes in coupling.groups.values():
             left, most = int(kept[nodes].sum()), int((~gone[nodes]).sum())
-            # The nearest multiple in whole numbers, half upward; round() would go to the even one.
-            left = min(most, max(round_to, round_to * ((2 * left + round_to) // (2 * round_to))))
+            left = min(most, max(round_to, round_to * ((left + added[rounding]) // round_to)))
             kept[nodes] = False
             kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
     return kept

@@ -60,6 +60,7 @@ def node_masks(
     score: str | Mapping[str, np.ndarray],
     scope: str,
     round_to: int,
+    rounding: str,
     previous: Masks | None,
     example_input: Any,
     seed: int,
@@ -74,7 +75,7 @@ def node_masks(
         scores = rule(coupling, described.weights(model), seed=seed)
     # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
     before = None if previous is None else described.kept(previous)
-    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "previous": before}
+    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "previous": before}
     kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)
     return _masks_of(described, model, kept)
 

@@ -43,6 +43,7 @@ def prune(
     previous: Masks | None = None,
     names: Sequence[str] | None = None,
     round_to: int = 1,
+    rounding: str = "nearest",
     example_input: Any = None,
     seed: int = 0,
 ) -> Masks:
@@ -59,8 +60,10 @@ def prune(
             ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
             The result is a `NodeMasks`, for `hold` and `remove_nodes`.
         names: canonical names of the weights to rank; by default those of `prunable`.
-        round_to: for nodes: then every coupled group keeps the nearest multiple of this many, so that the
-            sparsity is met less exactly; chapter 15 measures which multiples are fast.
+        round_to: for nodes: then every coupled group keeps a multiple of this many, so that the sparsity is
+            met less exactly; chapter 15 measures which multiples are fast.
+        rounding: which multiple: ``"nearest"``, ``"up"`` (never fewer nodes than without `round_to`) or
+            ``"down"`` (never more, but at least one multiple).
         example_input: for nodes of a model that `build` did not make: a batch that it reads.
         seed: of random scores.
 
@@ -74,10 +77,11 @@ def prune(
     """
     if granularity == "node":
         options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
-        options |= {"round_to": round_to}
+        options |= {"round_to": round_to, "rounding": rounding}
         return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
-    if round_to != 1:
-        refuse("round_to belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
+    for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):
+        if given:
+            refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
     masks = make_masks(
         _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
         sparsity=sparsity,

@@ -62,8 +62,9 @@ def reconstruct(
             are held in memory.
 
     Returns for each refitted layer, under the model's own name, the mean squared error of its outputs before
-    and after, relative to their variance; the second is never the larger. The idea is ThiNet's (Luo et al.
-    2017), who scale channels where this refits whole kernels. Errors: masks or weights that do not fit.
+    and after, relative to their variance; the second is never the larger. Refitting whole kernels to the
+    outputs of before is He, Zhang & Sun's (2017) step; ThiNet (Luo et al. 2017) refits one scale per channel.
+    Errors: masks or weights that do not fit.
 
     Example:
         >>> from nnopt_lib import build, get_weights, load_data, mlp, prune

@@ -87,6 +87,36 @@ def test_groups_keep_multiples_of_what_they_are_rounded_to(seed):
     assert not (deeper & ~rounded).any()
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("rounding", ["up", "down"])
+def test_rounding_up_or_down_keeps_the_next_multiple_on_that_side(seed, rounding):
+    random = np.random.default_rng(seed)
+    coupling = couple(mlp((13, 8, 12), inputs=4, outputs=2))
+    scores, options = random.random(33), {"sparsity": float(random.random() * 0.9), "scope": "layer"}
+    exact = keep_nodes(coupling, scores, **options)
+    rounded = keep_nodes(coupling, scores, round_to=4, rounding=rounding, **options)
+    for group in coupling.groups.values():
+        left = exact[group].sum()
+        multiple = {"up": 4 * np.ceil(left / 4), "down": max(4, 4 * np.floor(left / 4))}[rounding]
+        assert rounded[group].sum() == min(len(group), multiple)
+        # Those that stay are the best of their group, whatever its size.
+        assert set(group[rounded[group]]) == set(group[np.argsort(-scores[group])][: rounded[group].sum()])
+    if rounding == "up":
+        assert not (exact & ~rounded).any()
+
+
+def test_multiples_that_are_met_already_stay_whatever_the_rounding():
+    coupling, scores = couple(mlp((16,), inputs=4, outputs=2)), np.arange(16.0)
+    options = {"sparsity": 0.5, "round_to": 4}
+    kept = [keep_nodes(coupling, scores, rounding=way, **options) for way in ("nearest", "up", "down")]
+    assert all(list(each) == 8 * [False] + 8 * [True] for each in kept)
+    odd = [
+        keep_nodes(coupling, scores, sparsity=0.5, round_to=3, rounding=way).sum()
+        for way in ("nearest", "up", "down")
+    ]
+    assert odd == [9, 9, 6]
+
+
 def test_nodes_removed_before_count_and_nan_is_refused():
     coupling = couple(residual())
     before = np.array([False, False, False, True, True, True])

@@ -45,6 +45,14 @@ def test_a_masked_node_is_kernel_row_bias_scale_and_shift():
             {"granularity": "weight", "round_to": 8},
             "round_to belongs to granularity 'node'; received granularity='weight'. Leave it out.",
         ),
+        (
+            {"granularity": "weight", "rounding": "up"},
+            "rounding belongs to granularity 'node'; received granularity='weight'. Leave it out.",
+        ),
+        (
+            {"round_to": 8, "rounding": "sideways"},
+            "rounding must be one of nearest, up, down; received 'sideways'.",
+        ),
         ({"round_to": 0}, "round_to must be a whole number, at least 1; received 0."),
         ({"sparsity": 80}, "sparsity must be at least 0 and below 1; received 80. For 80 %, pass 0.8."),
     ],

@@ -63,7 +63,10 @@ class _Gated:
 
 
 def taylor(coupling: Coupling, weights: Weights, x: np.ndarray, y: np.ndarray, device: str) -> np.ndarray:
-    """Mean over examples of |d loss / d gate|: what closing a gate does, to first order."""
+    """Mean over examples of |d loss / d gate|: what closing a gate does, to first order.
+
+    The size is taken before the mean: slopes of either sign would cancel, and near a minimum they do.
+    """
     network, total = _Gated(coupling, weights, device), np.zeros(coupling.size)
     for images, labels in batches_of(network.device, x, y):
         gates = torch.ones(len(images), coupling.size, device=network.device, requires_grad=True)

@@ -43,7 +43,7 @@ def masks_widget() -> str:
 
 def _accuracies(sparsity: float) -> dict[str, Any]:
     """Test accuracy, %, as (mean, low, high) over the seeds, by the name of what was done."""
-    wanted = {"learning_rate": 0.03, "epochs": 42, "when": "one-shot"}
+    wanted = {"network": "MLP", "training": 40, "retraining": 40, "schedule": "cosine"}
     accuracies: dict[str, Any] = {}
     for record in _records("09-choices"):
         settings, rows = record["settings"], record["rows"]
