@@ -58,7 +58,9 @@ DRAWS = {
     """,
     "mnist1d validation=0": """
         7c770273e3a953a6 dbc711fc33674024 ae3184156ad5f79f 2e008c5304f35941 f2b598593273cc73
-        38d01706199edade 18773008daeac2a4 e5e4ea09e0fcf7d3 b51e4901625bf7b1
+        38d01706199edade 18773008daeac2a4 e5e4ea09e0fcf7d3 b51e4901625bf7b1 3ff97b0f99d98def
+        66eea9a500ba84a8 c4218bc4e77012b1 65862ef8f0e3f1eb 1904fcedf29642f7 21bdfec81204ba05
+        f35b2c7dc4a7fcf1 07571f0740b98179 6cf4b2865ffdf14d 15e7566b13300c8e
     """,
     "mnist1d flat=False": """
         bea6c0b513a1b8ea dfbe09fe9ee41ab1 319c67ad189b3f0f f087e38728a8e946 c0e82179a5de7ad1

@@ -86,12 +86,13 @@ READ_IN_THE_CHAPTERS = {
     "05-connectivity": {"wiring": ["05-wirings", "05-structures"], "cuts": ["05-cuts"]},
     # 06: who may take part in the search is decided by counted and measured costs.
     "06-search": {"gain-time": ["06-pool", "06-latency"], "luck": ["06-pool"]},
-    # 10: tickets are replayed with biases ranked as one, but the shuffled mask with biases ranked apart.
+    # 10: tickets are replayed on the published draw of the data, and compared with controls on ten draws.
     "10-lottery-tickets": {
-        "mask-search": ["10-mnist1d-tickets"],
+        "mask-0.9375": ["10-tickets"],
+        "mask-falling": ["10-falling"],
         "lenet-learns-faster": ["10-lth-lenet"],
         "mnist1d-tickets/ticket-0.92": ["10-faithful"],
-        "mnist1d-tickets/shuffled mask-0.92": ["10-mnist1d-tickets"],
+        "mnist1d-tickets/random mask-0.92": ["10-replay-controls"],
     },
     "14-nodes": {"slimming-from-scratch": ["14-slimming-mlp"], "rank-global": ["14-oracle"]},
     # 15: the staircase says what to round to, the latencies what that gave.
