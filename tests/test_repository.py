@@ -411,10 +411,14 @@ def test_the_readmes_headline_is_what_the_rows_say():
     numbers = claims_of("06-search")
     gains = [numbers[f"gain-{budget}"] for budget in ("parameters", "operations", "time")]
     told = ["{mean:+.2f} points [{low:+.2f}, {high:+.2f}]".format(**gain) for gain in gains]
-    told.append("{macs_ratio:.0f} times the operations and {time_ratio:.0f} times the time".format(**gains[0]))
+    told.append(
+        "{macs_ratio:.0f} times the operations and {time_ratio:.0f} times the time".format(**gains[0])
+    )
     assert [part for part in told if part not in " ".join(README.split())] == []
     verdicts = {record["id"]: record["verdict"] for record in records_of("06-search")}
-    undecided = all(verdicts[f"gain-{budget}"] == "undecided" for budget in ("parameters", "operations", "time"))
+    undecided = all(
+        verdicts[f"gain-{budget}"] == "undecided" for budget in ("parameters", "operations", "time")
+    )
     assert ("None of the three can be told from nothing" in " ".join(README.split())) is undecided
 
 
