@@ -44,8 +44,8 @@ def claim(
 
     Parameters:
         chapter: as in ``"01-source-article"``; id: its name within the chapter.
-        sentence: without a point at its end, where a sample follows, which is printed behind a colon; a whole
-            sentence where `holds` is given. Its numbers come from rows, usually by an f-string.
+        sentence: without a point at its end where a sample follows, which is printed behind a colon; a whole
+            one where `holds` is given. Its numbers come from rows, usually by an f-string.
         rows: of `run_experiment`, all that the sentence, the sample and `numbers` were computed from, in
             lists or lists of lists; the record says under `rests_on` which experiments they belong to.
             ``()`` for what rests on no stored rows, as an equality that was asserted or a counted cost.
@@ -54,14 +54,12 @@ def claim(
         above, below: the sentence says that the mean lies on this side of so much (0 for "more" or "less").
         within: the sentence says that the mean lies between minus and plus so much: a margin that was named
             before the rows were seen.
-        unit, digits: of the sample, as printed.
+        unit, digits: of the sample, as printed; numbers: further ones, kept in the record.
         holds: instead of a sample, whether a plain fact about the rows is true (a count, an order).
-        numbers: further ones of the sentence, kept in the record.
 
-    With a sample the verdict is *holds* if the 95 % interval lies where the sentence says, *holds the other
-    way round* if it lies on the other side (for `within`, beyond the margin), and *undecided* if it reaches
-    over the border. All claims of a chapter with samples are a family: with every further one the verdicts of
-    all are adjusted by Holm's method, as `verdicts` prints them.
+    The verdict is *holds* if the 95 % interval lies where the sentence says, *holds the other way round* if it
+    lies on the other side (for `within`, beyond the margin), else *undecided*. All claims of a chapter with
+    samples are a family: with every further one the verdicts of all are adjusted (Holm), as `verdicts` prints.
 
     Example:
         >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1, rows=())

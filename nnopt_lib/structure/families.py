@@ -69,7 +69,7 @@ def vgg(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs: int)
 
 
 def inception(blocks: int, widths: Sequence[int], *, input_shape: Shape, outputs: int) -> NetSpec:
-    """Blocks of four parallel branches that are concatenated (Szegedy et al. 2016).
+    """Blocks of four parallel branches that are concatenated (Szegedy et al. 2015).
 
     A 1-wide convolution; 1 and then 3 wide; 1, 3 and 3 wide (in place of 5 wide); pooling, then 1 wide. They
     share the block's width as 1 : 2 : 2 : 1, so each of `widths` is at least 6. Max pooling between stages.

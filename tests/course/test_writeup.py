@@ -100,7 +100,7 @@ def test_one_changed_row_stops_the_build_and_names_what_went_stale(clone, pdf):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
     assert line.startswith(
-        "nnopt: stale, since chapters/results/03-depths.jsonl changed: 03-depth/deep-plain; "
+        "nnopt: stale, since chapters/results/03-depths.jsonl changed: 03-depth/deep-plain, He; "
     )
     assert "figure 03-depths" in line and "04-width" not in line
     assert line.endswith(". Run nnopt run 03 --save.")
