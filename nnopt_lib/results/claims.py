@@ -52,14 +52,13 @@ def claim(
         sample: one number for each independent unit (seed, split, draw of the data), often
             `measure.differences`; the claim is about their mean.
         above, below: the sentence says that the mean lies on this side of so much (0 for "more" or "less").
-        within: the sentence says that the mean lies between minus and plus so much: a margin that was named
-            before the rows were seen.
+        within: the sentence says that the mean lies between minus and plus so much, a margin named before.
         unit, digits: of the sample, as printed; numbers: further ones, kept in the record.
         holds: instead of a sample, whether a plain fact about the rows is true (a count, an order).
 
-    The verdict is *holds* if the 95 % interval lies where the sentence says, *holds the other way round* if it
-    lies on the other side (for `within`, beyond the margin), else *undecided*. All claims of a chapter with
-    samples are a family: with every further one the verdicts of all are adjusted (Holm), as `verdicts` prints.
+    The verdict is *holds* if the 95 % interval lies where the sentence says, *holds the other way round* if
+    it lies on the other side (for `within`, beyond the margin), else *undecided*; adjusted by Holm's method
+    for all claims of the chapter that rest on samples.
 
     Example:
         >>> claim("00-demo", "more", "Two is more than one.", holds=2 > 1, rows=())
