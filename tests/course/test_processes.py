@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -102,6 +103,29 @@ def test_a_signal_ends_a_check_with_pytest_and_its_kernel(waiting):
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (143, "", "nnopt: terminated; finished rows are kept\n")
     eventually(lambda: not any(map(runs, descendants)), seconds=10)
+
+
+@pytest.fixture
+def adopting():
+    """Orphans of this process's children become its own, as they do below the first process of many containers."""
+    prctl, child_subreaper = ctypes.CDLL(None).prctl, 36
+    assert prctl(child_subreaper, 1) == 0
+    yield
+    prctl(child_subreaper, 0)
+
+
+@pytest.mark.notebook
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt orphans")
+@pytest.mark.usefixtures("adopting")
+def test_a_kernel_does_not_outlive_a_command_that_is_killed_while_it_starts(waiting):
+    process = start("run", "1")
+    (kernel, *_) = eventually(
+        lambda: [one for one in below(process) if any(word.endswith(".json") for word in one.cmdline())]
+    )
+    process.kill()  # before ipykernel looks for its parent
+    process.communicate(timeout=30)
+    eventually(lambda: not runs(kernel), seconds=30)
+    assert not (waiting / "chapters" / "begun").exists()
 
 
 STUBBORN = """

@@ -20,6 +20,18 @@ from nnopt_lib.files import writing
 from nnopt_lib.paths import build_folder, chapters_folder, project_root
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+# A kernel ends with the process that started it. ipykernel looks after that itself, but takes a parent that
+# died before its first look for none; where orphans go to another process than number 1 it would never end.
+WATCHED = """
+import os, runpy, threading, time
+def watch(parent):
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+if os.name == "posix":
+    threading.Thread(target=watch, args=(int(os.environ["JPY_PARENT_PID"]),), daemon=True).start()
+runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+"""
 LANGUAGE = {
     "name": "python",
     "file_extension": ".py",
@@ -144,7 +156,8 @@ def _this_interpreter(environment: Mapping[str, str]) -> Any:
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
-    spec = KernelSpec(**{**get_kernel_dict(), "env": dict(environment)})
+    argv = [sys.executable, "-c", WATCHED, "-f", "{connection_file}"]
+    spec = KernelSpec(**{**get_kernel_dict(), "argv": argv, "env": dict(environment)})
 
     class ThisInterpreter(AsyncKernelManager):
         @property
