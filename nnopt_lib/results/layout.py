@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Options that are not of one pair of axes but of how many there are, with what they are by default.
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "intervals": {"panel": None, "panel_columns": 2},
+    "intervals": {"panel": None, "panel_columns": 2, "panel_scales": "shared"},
     "curves": {"panel": None, "panel_columns": 2, "y_break": None},
     "images": {"columns": 5},
 }
@@ -29,7 +29,8 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     """A matplotlib figure of `figure` (its kind, options and rows) in one of `STYLES`.
 
     Besides the options of its kind: `panel`, a field with small multiples, one for each of its values, in
-    `panel_columns` columns, with the same axes; `y_break`, a range of y without points that is left out.
+    `panel_columns` columns, with the same axes, or in intervals with `panel_scales="own"`, each with its own
+    scale of x; `y_break`, a range of y without points that is left out.
     """
     from matplotlib import rc_context
 
@@ -109,7 +110,7 @@ def _panels(
     options: Mapping[str, Any],
     layout: Mapping[str, Any],
 ) -> Figure:
-    """Small multiples: the rows of each value of a field on axes of their own, all with the same scales."""
+    """Small multiples: the rows of each value of a field on axes of their own."""
     kind, rows, field = figure["kind"], figure["rows"], layout["panel"]
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -124,7 +125,10 @@ def _panels(
         kind == "curves" or len({tuple(row.get("label") for row in rows) for rows in groups.values()}) == 1
     )
     drawn: Figure = canvas((width, lines * each + 0.5 * look["text"] / 11), layout="constrained")
-    axes = _grid(drawn, len(groups), columns, sharex=True, sharey=alike)
+    scales = layout.get("panel_scales", "shared")
+    if scales not in ("shared", "own"):
+        refuse("panel_scales must be 'shared' or 'own'", repr(scales))
+    axes = _grid(drawn, len(groups), columns, sharex=scales == "shared", sharey=alike)
     for index, (one, (name, panel_rows)) in enumerate(zip(axes, groups.items(), strict=True)):
         KINDS[kind](one, panel_rows, **options)
         if legend := one.get_legend():

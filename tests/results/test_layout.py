@@ -74,6 +74,19 @@ def test_panels_of_intervals_name_their_rows_and_have_one_legend():
     assert [text.get_text() for text in legend.get_texts()] == ["median, 95 % interval", "theory"]
 
 
+def test_panels_of_intervals_share_a_scale_or_have_their_own():
+    rows = [
+        {"half": half, "label": "a", "mean": mean, "low": mean - 1, "high": mean + 1}
+        for half, mean in (("one", 0.0), ("other", -50.0))
+    ]
+    shared, own = (
+        [axes.get_xlim() for axes in drawn("intervals", rows, panel="half", x_label="x", **options).axes]
+        for options in ({}, {"panel_scales": "own"})
+    )
+    assert shared[0] == shared[1] and shared[0][0] < -51 and shared[0][1] > 1
+    assert own[0][0] > -10 and own[1][0] < -51
+
+
 def test_a_sparsity_stands_in_halvings_of_what_is_kept():
     (axes,) = drawn("curves", CURVES[:4], x_halvings=True, **OPTIONS).axes
     assert points(axes) == [[[0, 60], [1, 50], [2, 40], [3, 30]]]
@@ -141,6 +154,12 @@ def test_signed_images_are_colored_alike_on_both_sides_of_zero():
             "s must be a sparsity, at least 0 and below 1, to stand in halvings; received 1.0.",
         ),
         ("curves", CURVES, {**OPTIONS, "panel": "net", "panel_columns": 0}, "panel_columns must be a whole "),
+        (
+            "intervals",
+            [{"half": "one", "label": "a", "mean": 0.0, "low": -1, "high": 1}],
+            {"panel": "half", "panel_scales": "free", "x_label": "x"},
+            "panel_scales must be 'shared' or 'own'; received 'free'.",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(kind, rows, options, sentence):
