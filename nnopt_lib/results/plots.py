@@ -63,17 +63,19 @@ def _intervals(
         legend_above(axes)
 
 
-def _pairs(axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: str = "label") -> None:
-    """A pale dot per seed, the mean of all with its 95 % interval, labels on the left; a line at zero.
+def _pairs(
+    axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: str = "label", dot: str = "one seed"
+) -> None:
+    """A pale dot per pair, the mean of all with its 95 % interval, labels on the left; a line at zero.
 
-    Rows have the fields `label`, values (a list), mean, low, high.
+    Rows have the fields `label`, values (a list), mean, low, high. The legend says that each dot is `dot`.
     """
     if zero:
         axes.axvline(0, color=QUIET, linewidth=0.6 * line_width())
     for y, row in enumerate(rows):
         values = row["values"]
         lower = [y + 0.28] * len(values)  # below the mean, so that none hides it
-        axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label="one seed")
+        axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label=dot)
         axes.plot([row["low"], row["high"]], [y, y], color=COLORS[0], solid_capstyle="round")
         axes.plot(row["mean"], y, "D", color=COLORS[0], label="mean, 95 % interval")
     _name_rows(axes, [row[label] for row in rows])
@@ -139,6 +141,8 @@ def _curves(
     _scale(axes, x_log, y_log, y_from_zero)
     if x_halvings:
         halvings(axes.xaxis, [row[x] for row in rows])
+    elif not x_log and all(isinstance(row[x], int) for row in rows):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there are no two and a half layers
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")

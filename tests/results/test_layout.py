@@ -181,6 +181,22 @@ def test_pairs_have_a_dot_for_each_seed_and_the_mean_above_them():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["tuned − as printed", "deep − shallow"]
 
 
+def test_what_a_dot_of_pairs_is_stands_in_the_legend():
+    rows, options = KINDS["pairs"]
+    for more, name in (({}, "one seed"), ({"dot": "one split"}, "one split")):
+        (axes,) = drawn("pairs", rows, **options, **more).axes
+        assert name in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_whole_numbers_have_whole_ticks():
+    rows = [{"layers": layers, "error": 1.0} for layers in (1, 2, 3, 4, 5)]
+    (axes,) = drawn("curves", rows, x="layers", y="error", x_label="layers", y_label="error").axes
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    halves = [{**row, "layers": row["layers"] / 2} for row in rows]
+    (axes,) = drawn("curves", halves, x="layers", y="error", x_label="layers", y_label="error").axes
+    assert any(tick != int(tick) for tick in axes.get_xticks())
+
+
 def test_a_median_is_called_one_even_without_a_mark():
     rows = [{"label": "batch 1", "mean": 2.0, "low": 1.0, "high": 3.0}]
     (median,), (mean,) = (drawn("intervals", rows, x_label="x", center=c).axes for c in ("median", "mean"))
