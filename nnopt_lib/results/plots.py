@@ -113,24 +113,28 @@ def _curves(
     y_from_zero: bool = False,
     x_halvings: bool = False,
     dodge: bool = False,
+    names: Sequence[Any] | None = None,
 ) -> None:
     """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high.
 
     `x_halvings` is for a sparsity: every halving of what is kept is one step. `dodge` moves the series a
-    little apart, where their points would cover each other.
+    little apart, where their points would cover each other. `names` are the values of `series` that other
+    panels of the figure have as well: one looks the same in all of them.
     """
     if (low is None) != (high is None):
         refuse("a band needs both low and high", f"low={low!r}, high={high!r}")
     if x_halvings and x_log:
         refuse("an axis has one scale: x_halvings or x_log", "both")
     places = [_position(row[x], x, x_halvings) for row in rows]
-    names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
+    names = names or (list(dict.fromkeys(row[series] for row in rows)) if series else [None])
     ends = []
     for index, name in enumerate(names):
         # A line joins its points in the order of the list, whatever the order of the rows was.
         points = sorted(
             (row for row in rows if series is None or row[series] == name), key=lambda row: row[x]
         )
+        if not points:
+            continue
         xs, ys = [_position(row[x], x, x_halvings) for row in points], [row[y] for row in points]
         if dodge:
             xs = _dodged(xs, index - (len(names) - 1) / 2, (min(places), max(places)), x_log)
@@ -142,7 +146,10 @@ def _curves(
     if x_halvings:
         halvings(axes.xaxis, [row[x] for row in rows])
     elif not x_log and all(isinstance(row[x], int) for row in rows):
-        axes.xaxis.get_major_locator().set_params(integer=True)  # there are no two and a half layers
+        from matplotlib.ticker import MaxNLocator
+
+        # As by default, but there are no two and a half layers.
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")

@@ -74,6 +74,22 @@ def test_panels_of_intervals_name_their_rows_and_have_one_legend():
     assert [text.get_text() for text in legend.get_texts()] == ["median, 95 % interval", "theory"]
 
 
+def test_a_series_looks_the_same_in_all_panels():
+    rows = [
+        {"net": net, "way": way, "x": x, "y": float(x)}
+        for net, ways in (("one", ("a", "b", "c")), ("other", ("a", "c")))
+        for way in ways
+        for x in (1, 2)
+    ]
+    options = {"x": "x", "y": "y", "x_label": "x", "y_label": "y", "series": "way", "panel": "net"}
+    first, second = (axes.lines for axes in drawn("curves", rows, **options).axes)
+    looks = [
+        [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in one]
+        for one in (first, second)
+    ]
+    assert len(looks[0]) == 3 and looks[1] == [looks[0][0], looks[0][2]]
+
+
 def test_panels_of_intervals_share_a_scale_or_have_their_own():
     rows = [
         {"half": half, "label": "a", "mean": mean, "low": mean - 1, "high": mean + 1}
