@@ -423,11 +423,13 @@ def test_the_readmes_headline_is_what_the_rows_say():
 
 
 def test_the_words_below_the_readmes_picture_are_what_the_rows_say():
-    numbers = claims_of("09-magnitude")
-    ahead, lost = ({key: abs(value) for key, value in numbers[one].items() if key in ("mean", "low", "high")}
-                   for one in ("small-mlp", "costs-mlp"))  # fmt: skip
-    told = [
-        "still {mean:.1f} points [{low:.1f}, {high:.1f}] ahead of a small dense one".format(**ahead),
-        "{mean:.1f} points [{high:.1f}, {low:.1f}] less than all of them".format(**lost),
-    ]
+    records = {record["id"]: record for record in records_of("09-magnitude")}
+    form = "{mean:.1f} points [{low:.1f}, {high:.1f}] ahead of a small dense one"
+    told = [form.format(**records["small-mlp"]["numbers"])]
+    difference = "{mean:.1f} [{low:.1f}, {high:.1f}], which decides nothing".format(
+        **records["small-cnn"]["numbers"]
+    )
+    told.append(difference.replace("-", "−"))
     assert [part for part in told if part not in " ".join(README.split())] == []
+    verdicts = [records[one]["verdict"] for one in ("half-mlp", "half-cnn", "small-mlp", "small-cnn")]
+    assert verdicts == ["holds", "holds", "holds", "undecided"]

@@ -129,6 +129,8 @@ def _panels(
     if scales not in ("shared", "own"):
         refuse("panel_scales must be 'shared' or 'own'", repr(scales))
     axes = _grid(drawn, len(groups), columns, sharex=scales == "shared", sharey=alike)
+    if options.get("series"):
+        options = {**options, "names": list(dict.fromkeys(row[options["series"]] for row in rows))}
     for index, (one, (name, panel_rows)) in enumerate(zip(axes, groups.items(), strict=True)):
         KINDS[kind](one, panel_rows, **options)
         if legend := one.get_legend():

@@ -63,17 +63,19 @@ def _intervals(
         legend_above(axes)
 
 
-def _pairs(axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: str = "label") -> None:
-    """A pale dot per seed, the mean of all with its 95 % interval, labels on the left; a line at zero.
+def _pairs(
+    axes: Axes, rows: Rows, *, x_label: str, zero: bool = True, label: str = "label", dot: str = "one seed"
+) -> None:
+    """A pale dot per pair, the mean of all with its 95 % interval, labels on the left; a line at zero.
 
-    Rows have the fields `label`, values (a list), mean, low, high.
+    Rows have the fields `label`, values (a list), mean, low, high. The legend says that each dot is `dot`.
     """
     if zero:
         axes.axvline(0, color=QUIET, linewidth=0.6 * line_width())
     for y, row in enumerate(rows):
         values = row["values"]
         lower = [y + 0.28] * len(values)  # below the mean, so that none hides it
-        axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label="one seed")
+        axes.plot(values, lower, "o", color=COLORS[1], alpha=0.45, markeredgewidth=0, label=dot)
         axes.plot([row["low"], row["high"]], [y, y], color=COLORS[0], solid_capstyle="round")
         axes.plot(row["mean"], y, "D", color=COLORS[0], label="mean, 95 % interval")
     _name_rows(axes, [row[label] for row in rows])
@@ -111,24 +113,28 @@ def _curves(
     y_from_zero: bool = False,
     x_halvings: bool = False,
     dodge: bool = False,
+    names: Sequence[Any] | None = None,
 ) -> None:
     """`y` against `x`, a line per value of `series` with its name at the right end, a band low to high.
 
     `x_halvings` is for a sparsity: every halving of what is kept is one step. `dodge` moves the series a
-    little apart, where their points would cover each other.
+    little apart, where their points would cover each other. `names` are the values of `series` that other
+    panels of the figure have as well: one looks the same in all of them.
     """
     if (low is None) != (high is None):
         refuse("a band needs both low and high", f"low={low!r}, high={high!r}")
     if x_halvings and x_log:
         refuse("an axis has one scale: x_halvings or x_log", "both")
     places = [_position(row[x], x, x_halvings) for row in rows]
-    names = list(dict.fromkeys(row[series] for row in rows)) if series else [None]
+    names = names or (list(dict.fromkeys(row[series] for row in rows)) if series else [None])
     ends = []
     for index, name in enumerate(names):
         # A line joins its points in the order of the list, whatever the order of the rows was.
         points = sorted(
             (row for row in rows if series is None or row[series] == name), key=lambda row: row[x]
         )
+        if not points:
+            continue
         xs, ys = [_position(row[x], x, x_halvings) for row in points], [row[y] for row in points]
         if dodge:
             xs = _dodged(xs, index - (len(names) - 1) / 2, (min(places), max(places)), x_log)
@@ -139,6 +145,11 @@ def _curves(
     _scale(axes, x_log, y_log, y_from_zero)
     if x_halvings:
         halvings(axes.xaxis, [row[x] for row in rows])
+    elif not x_log and all(isinstance(row[x], int) for row in rows):
+        from matplotlib.ticker import MaxNLocator
+
+        # As by default, but there are no two and a half layers.
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(axis="y")

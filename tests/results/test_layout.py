@@ -74,6 +74,22 @@ def test_panels_of_intervals_name_their_rows_and_have_one_legend():
     assert [text.get_text() for text in legend.get_texts()] == ["median, 95 % interval", "theory"]
 
 
+def test_a_series_looks_the_same_in_all_panels():
+    rows = [
+        {"net": net, "way": way, "x": x, "y": float(x)}
+        for net, ways in (("one", ("a", "b", "c")), ("other", ("a", "c")))
+        for way in ways
+        for x in (1, 2)
+    ]
+    options = {"x": "x", "y": "y", "x_label": "x", "y_label": "y", "series": "way", "panel": "net"}
+    first, second = (axes.lines for axes in drawn("curves", rows, **options).axes)
+    looks = [
+        [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in one]
+        for one in (first, second)
+    ]
+    assert len(looks[0]) == 3 and looks[1] == [looks[0][0], looks[0][2]]
+
+
 def test_panels_of_intervals_share_a_scale_or_have_their_own():
     rows = [
         {"half": half, "label": "a", "mean": mean, "low": mean - 1, "high": mean + 1}
@@ -179,6 +195,22 @@ def test_pairs_have_a_dot_for_each_seed_and_the_mean_above_them():
     assert [[0.4, 0.28], [-0.2, 0.28], [1.1, 0.28]] in points(axes)
     assert [[0.43, 0.0]] in points(axes) and [[-1.2, 0.0], [2.0, 0.0]] in points(axes)
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["tuned − as printed", "deep − shallow"]
+
+
+def test_what_a_dot_of_pairs_is_stands_in_the_legend():
+    rows, options = KINDS["pairs"]
+    for more, name in (({}, "one seed"), ({"dot": "one split"}, "one split")):
+        (axes,) = drawn("pairs", rows, **options, **more).axes
+        assert name in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_whole_numbers_have_whole_ticks():
+    rows = [{"layers": layers, "error": 1.0} for layers in (1, 2, 3, 4, 5)]
+    (axes,) = drawn("curves", rows, x="layers", y="error", x_label="layers", y_label="error").axes
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    halves = [{**row, "layers": row["layers"] / 2} for row in rows]
+    (axes,) = drawn("curves", halves, x="layers", y="error", x_label="layers", y_label="error").axes
+    assert any(tick != int(tick) for tick in axes.get_xticks())
 
 
 def test_a_median_is_called_one_even_without_a_mark():

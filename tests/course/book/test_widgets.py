@@ -76,6 +76,9 @@ def test_the_slider_shows_what_the_rows_say() -> None:
             (record,) = [r for r in choices if wanted.items() <= r["settings"].items()]
             tests = [row["test"] for row in record["rows"]]
             assert stop["accuracy"]["Magnitude, retrained"] == pytest.approx(list(measure.interval(tests)))
+            at_once = measure.interval([row["at_once"] for row in record["rows"]])
+            assert stop["accuracy"]["Magnitude, not retrained"] == pytest.approx(list(at_once))
+        assert all(0 < bound < 100 for bounds in stop["accuracy"].values() for bound in bounds)
     cells = ["".join(stop["cells"]) for stop in stops]
     assert set(map(len, cells)) == {1000} and set(cells[0]) == {"1"}
     for one, other in zip(
