@@ -82,8 +82,14 @@ READ_IN_THE_CHAPTERS = {
         "small-networks-save-time": ["02-times"],
         "batches-share-costs-LeNet-5": ["02-times"],
     },
-    # 05: the wiring was chosen among the wirings and stands against the plain structure.
-    "05-connectivity": {"wiring": ["05-wirings", "05-structures"], "cuts": ["05-cuts"]},
+    # 05: each edge against its ablation in one experiment, cuts and permutations in others.
+    "05-connectivity": {
+        "dense": ["05-structures"],
+        "random-wiring": ["05-structures"],
+        "cuts": ["05-cuts"],
+        "permuted-CNN": ["05-permuted"],
+        "mnist1d-models/CNN-shuffled": ["05-shuffled"],
+    },
     # 06: who may take part in the search is decided by counted and measured costs.
     "06-search": {"gain-time": ["06-pool", "06-latency"], "luck": ["06-pool"]},
     # 10: tickets are replayed on the published draw of the data, and compared with controls on ten draws.
