@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import nnopt_lib as nnopt
 from nnopt_lib.backends.keras import keras  # loaded in its own way: see there
+from nnopt_lib.structure.spec import NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
 from tests.networks import CLASSICS, every_operation, networks
 
@@ -33,12 +34,36 @@ def test_every_operation_gives_equal_outputs():
     np.testing.assert_allclose(in_torch, in_keras, atol=1e-5, rtol=1e-5)
 
 
+FAR_APART = NetSpec(  # found by chance: float32's rounding is seen in the fifth digit of its outputs
+    (6, 4, 7),
+    (
+        Node("activation_0", "activation", "input", {"kind": "relu"}),
+        Node("add_1", "add", ("input", "activation_0")),
+        Node("activation_2", "activation", "add_1", {"kind": "silu"}),
+        Node("multiply_3", "multiply", ("add_1", "activation_2")),
+        Node("activation_4", "activation", "multiply_3", {"kind": "relu"}),
+        Node("multiply_5", "multiply", ("multiply_3", "activation_4")),
+        Node("position_6", "position", "multiply_5"),
+        Node("attention_7", "attention", ("position_6", "multiply_5", "position_6"), {"heads": 1}),
+        Node("global_pool_8", "global_pool", "attention_7", {"kind": "avg"}),
+        Node("dense_9", "dense", "global_pool_8", {"units": 2, "bias": True}),
+    ),
+)
+
+
+@example(FAR_APART)
 @given(networks())
 @settings(max_examples=40, deadline=None)
 def test_random_networks_give_equal_outputs(spec):
     x = np.random.default_rng(1).normal(size=(3, *spec.input_shape)).astype(np.float32)
-    in_torch, in_keras = (nnopt.predict(model, x) for model in pair(spec))
-    np.testing.assert_allclose(in_torch, in_keras, atol=1e-5, rtol=1e-5)
+    models = pair(spec)
+    in_torch, in_keras = (nnopt.predict(model, x) for model in models)
+    # Products of products before an attention's exponential make much of a rounding: what a few roundings of
+    # the inputs do to the outputs is allowed, and no more.
+    rounded = max(
+        abs(nnopt.predict(models[0], x * np.float32(1 + sign * 1e-6)) - in_torch).max() for sign in (-1, 1)
+    )
+    np.testing.assert_allclose(in_torch, in_keras, atol=1e-5 + 4 * rounded, rtol=1e-5)
 
 
 @pytest.mark.parametrize("spec", CLASSICS.values(), ids=CLASSICS)
