@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 from hypothesis import strategies as st
 
+import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure import families
 from nnopt_lib.structure.classics import lenet_5, mlp, mnist1d_cnn, mnist1d_mlp
@@ -241,3 +242,14 @@ def arrays(
         x = centers[labels] + noise * random.normal(size=(count, *shape))
         parts |= {f"x_{part}": x.astype(np.float32), f"y_{part}": labels}
     return SimpleNamespace(**parts, classes=4)
+
+
+def effect_of_rounding(model, x):
+    """How far a few roundings of the inputs `x` move the model's outputs, at most.
+
+    Products of products before an attention's exponential make much of a rounding, and two orders of a sum
+    differ by roundings: no two implementations can be asked to agree any better.
+    """
+    expected = nnopt.predict(model, x)
+    moved = (nnopt.predict(model, x * np.float32(factor)) for factor in (1 - 1e-6, 1 + 1e-6))
+    return 4 * max(float(abs(outputs - expected).max()) for outputs in moved)
