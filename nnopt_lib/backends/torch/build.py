@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  (PyTorch's own custom)
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from nnopt_lib.checks import check_choice, refuse
 from nnopt_lib.frameworks import DEVICES
@@ -99,29 +100,59 @@ def plain_function(node: Node, rank: int) -> Callable[..., torch.Tensor]:
         case "activation":
             return _ACTIVATIONS[o["kind"]]
         case "max_pool" | "avg_pool":
-            kinds: Any = {"max_pool": (F.max_pool1d, F.max_pool2d), "avg_pool": (F.avg_pool1d, F.avg_pool2d)}
-            pool, size = kinds[node.op][rank - 1], spatial(o["size"], rank)
+            size = spatial(o["size"], rank)
             stride = size if o["stride"] is None else spatial(o["stride"], rank)
-            return lambda x: pool(x, size, stride, spatial(o["padding"], rank))
+            pool = functools.partial(_max_pool if node.op == "max_pool" else _average_pool, size=size)
+            return functools.partial(pool, stride=stride, padding=spatial(o["padding"], rank))
         case "global_pool":
-            return lambda x: x.flatten(2).mean(-1) if o["kind"] == "avg" else x.flatten(2).amax(-1)
+            return _global_average if o["kind"] == "avg" else _global_maximum
         case "flatten":
-            return lambda x: x.flatten(1)
-        case "concat":
-            return lambda *inputs: torch.cat(inputs, 1)
-        case "add":
-            return lambda *inputs: sum(inputs[1:], inputs[0])
+            return _flatten
         case "attention":
-            return lambda query, key, value: _attention(query, key, value, o["heads"])
-        case "position":
-            return lambda x: x + torch.from_numpy(_sinusoids(tuple(x.shape[1:]))).to(x)
-    return _multiply
+            return functools.partial(_attention, heads=o["heads"])
+    return _OTHERS[node.op]
+
+
+# Functions of the module and partial ones, never nested ones or lambdas: those could not be pickled, and
+# whole models are, by torch.save and by every pool of processes.
+
+
+def _max_pool(x: torch.Tensor, *, size: Any, stride: Any, padding: Any) -> torch.Tensor:
+    return (F.max_pool1d if len(size) == 1 else F.max_pool2d)(x, size, stride, padding)
+
+
+def _average_pool(x: torch.Tensor, *, size: Any, stride: Any, padding: Any) -> torch.Tensor:
+    return (F.avg_pool1d if len(size) == 1 else F.avg_pool2d)(x, size, stride, padding)
+
+
+def _global_average(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).mean(-1)
+
+
+def _global_maximum(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).amax(-1)
+
+
+def _flatten(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1)
+
+
+def _concatenate(*inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat(inputs, 1)
+
+
+def _add(*inputs: torch.Tensor) -> torch.Tensor:
+    return sum(inputs[1:], inputs[0])
 
 
 _sinusoids = functools.cache(sinusoids)  # small, and asked for in every forward pass
 
 
-def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+def _add_position(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.from_numpy(_sinusoids(tuple(x.shape[1:]))).to(x)
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, heads: int) -> torch.Tensor:
     """softmax(query key / sqrt(size of a head)) value, over all positions; (batch, channels, *spatial)."""
     # (batch, heads * size, *spatial) -> (batch, heads, positions, size)
     split = [x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3) for x in (query, key, value)]
@@ -136,6 +167,14 @@ def _multiply(*inputs: torch.Tensor) -> torch.Tensor:
     for x in inputs[1:]:
         result = result * x.reshape(x.shape + (1,) * (dims - x.dim()))
     return result
+
+
+_OTHERS: dict[str, Callable[..., torch.Tensor]] = {
+    "concat": _concatenate,
+    "add": _add,
+    "multiply": _multiply,
+    "position": _add_position,
+}
 
 
 def build(spec: NetSpec, weights: dict[str, np.ndarray]) -> Network:
@@ -167,6 +206,9 @@ def canonical_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         parts = next((names for kinds, names in _PARTS if isinstance(module, kinds)), {})
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in tensors:
+            if is_lazy(tensor):
+                rule = f"layer {path or type(module).__name__!r} must know its sizes to be read"
+                refuse(rule, "a lazy layer that was never called", "Run the model once on a batch first.")
             if id(tensor) not in seen and tensor.is_floating_point():
                 seen.add(id(tensor))
                 yield f"{path}/{parts.get(name, name)}".lstrip("/"), tensor

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from nnopt_lib.backends.torch.build import plain_function
+from nnopt_lib.backends.torch.build import canonical_tensors, plain_function
 from nnopt_lib.backends.torch.tracing import OUTSIDE, BatchSize, Call, record
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.structure.graph import Graph
@@ -72,6 +72,8 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
     if example_input is None:
         remedy = "Pass a batch that the model reads, as example_input=x."
         refuse(f"describing {kind} needs an example_input", "none", remedy)
+    for _ in canonical_tensors(model):  # refuses layers that have no sizes yet
+        pass
     first = next(model.parameters(), torch.empty(0))
     example = torch.as_tensor(example_input)[:1].to(first.device)
     modules = list(model.modules())

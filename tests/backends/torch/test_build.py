@@ -1,6 +1,8 @@
 """Modules built from descriptions, against modules and functions of PyTorch."""
 
 import copy
+import io
+import pickle
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import torch
 from hypothesis import given, settings
 
 import nnopt_lib as nnopt
+from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
-from tests.networks import CLASSICS, every_operation, networks
+from tests.networks import CLASSICS, FAMILIES, every_operation, networks
 
 pytestmark = pytest.mark.torch
 
@@ -99,3 +102,111 @@ def test_attention_is_pytorchs_multi_head_attention():
         sequence = x.transpose(1, 2)  # (batch, positions, channels)
         expected = attention(sequence, sequence, sequence)[0].transpose(1, 2)
         torch.testing.assert_close(model(x), expected)
+
+
+# ---------------------------------------------------------------- whole models travel
+
+
+def saved(model):
+    """The model after `torch.save` of all of it, and after `pickle`."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False), pickle.loads(pickle.dumps(model))
+
+
+ONE_DIMENSION = NetSpec(
+    (4, 12),
+    (
+        Node("conv", "conv1d", "input", {"filters": 6, "kernel": 3, "padding": 1}),
+        Node("where", "position", "conv"),
+        Node("attention", "attention", ("where", "where", "conv"), {"heads": 2}),
+        Node("maximum", "max_pool", "attention", {"size": 2}),
+        Node("average", "avg_pool", "maximum", {"size": 2}),
+        Node("flat", "flatten", "average"),
+        Node("logits", "dense", "flat", {"units": 3}),
+    ),
+)
+WHOLE = {
+    **CLASSICS,
+    **{name: family(1, (8, 16), input_shape=(2, 16, 16), outputs=3) for name, family in FAMILIES.items()},
+    "every operation": every_operation(),
+    "one dimension": ONE_DIMENSION,
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_networks_are_saved_and_loaded(name):
+    model = nnopt.build(WHOLE[name], seed=1).eval()
+    x = torch.randn(2, *model.spec.input_shape)
+    for loaded in saved(model):
+        assert type(loaded) is type(model) and loaded.spec == model.spec
+        assert list(loaded.state_dict()) == list(model.state_dict())
+        assert torch.equal(loaded(x), model(x))
+
+
+def test_a_saved_network_is_pruned_trained_and_saved_on():
+    model = nnopt.build(nnopt.cnn((8, 16), input_shape=(1, 12, 12), outputs=4))
+    x = torch.randn(2, 1, 12, 12)
+    for _ in range(2):  # what is loaded can be cut again
+        masks = nnopt.prune(model, sparsity=0.4, granularity="node")
+        small = nnopt.remove_nodes(model, masks)
+        model = saved(small)[0]
+        assert torch.equal(model(x), small(x))
+        model(x).square().sum().backward()
+
+
+def test_networks_go_to_other_processes():
+    from torch import multiprocessing
+
+    model, x = nnopt.build(WHOLE["every operation"], seed=1).eval(), torch.randn(2, 4, 11, 9)
+    with multiprocessing.get_context("spawn").Pool(1) as pool, torch.no_grad():
+        torch.testing.assert_close(pool.apply(_outputs, (model, x)), model(x))
+
+
+def _outputs(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+# ---------------------------------------------------------------- lazy layers
+
+LAZY = {
+    "linear": (lambda: torch.nn.LazyLinear(3), "LazyLinear"),
+    "after another": (lambda: torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LazyLinear(2)), "1"),
+    "convolution": (lambda: torch.nn.Sequential(torch.nn.LazyConv2d(3, 2)), "0"),
+    "buffers": (lambda: torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LazyBatchNorm1d()), "1"),
+    "inside": (lambda: torch.nn.Sequential(torch.nn.Sequential(torch.nn.LazyLinear(2))), "0.0"),
+}
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_layers_before_their_first_call_are_refused_in_a_sentence(name):
+    make, layer = LAZY[name]
+    x = torch.randn(2, 4)
+    calls = (
+        nnopt.get_weights,
+        nnopt.prunable,
+        lambda model: nnopt.describe(model, x),
+        lambda model: nnopt.prune(model, sparsity=0.5),
+        lambda model: nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x),
+        lambda model: nnopt.set_weights(model, {}),
+        lambda model: nnopt.apply_masks(model, nnopt.Masks({"kernel": np.ones((3, 4), bool)})),
+    )
+    for call in calls:
+        model = make()
+        with pytest.raises(NnoptError) as error:
+            call(model)
+        assert str(error.value) == (
+            f"layer {layer!r} must know its sizes to be read; received a lazy layer that was never called. "
+            "Run the model once on a batch first."
+        )
+        assert [type(p) for p in model.parameters()] == [type(p) for p in make().parameters()]
+
+
+def test_lazy_layers_after_their_first_call_are_layers():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(8), torch.nn.ReLU(), torch.nn.LazyLinear(2))
+    x = torch.randn(2, 4)
+    model(x)
+    assert nnopt.prune(model, sparsity=0.5).size == 48
+    assert nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x).removed == 4
