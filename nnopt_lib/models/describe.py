@@ -107,7 +107,14 @@ class Described:
 
     def model_weights(self, model: Any, names: Iterable[str]) -> Mapping[str, np.ndarray]:
         """The model's weights that have these names in the description, under the model's names."""
-        return mask_backend_of(model).weights(model, [self.model_name(name) for name in names])
+        model_names = [self.model_name(name) for name in names]
+        weights = mask_backend_of(model).weights(model, model_names)
+        shared = [name for name in model_names if name not in weights]  # met first under another name
+        if shared:
+            rule = "a layer whose nodes can leave must own its weights"
+            remedy = "Give each layer weights of its own, or prune single weights."
+            refuse(rule, f"{', '.join(shared)} shared with another layer", remedy)
+        return weights
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""

@@ -117,22 +117,48 @@ class Masks(Mapping[str, np.ndarray]):
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, eight weights a byte, whole or not at all."""
-        packed = {name: np.packbits(mask) for name, mask in self.items()}
-        save_tensors(path, packed, _FORMAT, json.dumps({name: mask.shape for name, mask in self.items()}))
+        write_parts(path, {"": self})
 
     @classmethod
     def load(cls, path: str | Path) -> Masks:
-        """Read what `save` wrote; a file that is damaged or something else is refused in one sentence."""
-        rule = f"{path} must be a whole file that Masks.save wrote"
-        remedy = "Save the masks again, or use another file."
-        packed, shapes = load_tensors(path, _FORMAT, rule, remedy)
-        try:
-            arrays = {name: _unpacked(packed.pop(name), shape) for name, shape in json.loads(shapes).items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            refuse(rule, f"shapes that do not fit ({type(error).__name__})", remedy)
-        if packed or not arrays:
-            refuse(rule, f"arrays without a shape: {', '.join(packed) or 'none at all'}", remedy)
-        return cls._of(arrays)
+        """Read what `save` wrote; a file that is damaged or something else is refused in one sentence.
+
+        Of saved `NodeMasks` these are the masks by layer: enough to remove nodes, and `NodeMasks.load` reads
+        the rest, which `hold` needs.
+        """
+        parts = read_parts(path, f"{path} must be a whole file that Masks.save wrote")
+        return cls._of(parts.get("layers") or parts[""])
+
+
+def write_parts(path: str | Path, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Write named groups of masks, or one group without a name, to one file."""
+    packed = {
+        _key(part, name): np.packbits(mask) for part, masks in parts.items() for name, mask in masks.items()
+    }
+    shapes = {part: {name: mask.shape for name, mask in masks.items()} for part, masks in parts.items()}
+    save_tensors(path, packed, _FORMAT, json.dumps(shapes.get("", shapes)))
+
+
+def read_parts(path: str | Path, rule: str) -> dict[str, dict[str, np.ndarray]]:
+    """What `write_parts` wrote; anything else is refused by `rule`."""
+    remedy = "Save the masks again, or use another file."
+    packed, text = load_tensors(path, _FORMAT, rule, remedy)
+    try:
+        shapes = json.loads(text)
+        groups = shapes if all(isinstance(one, dict) for one in shapes.values()) else {"": shapes}
+        parts = {
+            part: {name: _unpacked(packed.pop(_key(part, name)), shape) for name, shape in group.items()}
+            for part, group in groups.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        refuse(rule, f"shapes that do not fit ({type(error).__name__})", remedy)
+    if packed or not parts or not all(parts.values()):
+        refuse(rule, f"arrays without a shape: {', '.join(packed) or 'none at all'}", remedy)
+    return parts
+
+
+def _key(part: str, name: str) -> str:
+    return f"{part}:{name}" if part else name
 
 
 def _unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,15 @@ import numpy as np
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.models.describe import Described
 from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
-from nnopt_lib.pruning.masks import Masks
+from nnopt_lib.pruning.masks import Masks, read_parts, write_parts
 from nnopt_lib.structure.coupling import FIXED, Coupling
 from nnopt_lib.structure.spec import split_name
+
+LAYERS_ONLY = (
+    "masks on nodes must say what they mean for weights to be held or applied",
+    "one array for each layer",
+    "Take those of prune, or of NodeMasks.load.",
+)
 
 
 class NodeMasks(Masks):
@@ -26,24 +33,40 @@ class NodeMasks(Masks):
     """
 
     _unit = "nodes"
+    _kept: np.ndarray | None = None  # (nodes,); without it all channels are counted
+    _weights: Masks | None = None
 
     @property
     def weights(self) -> Masks:
         """The same as masks on the model's weights: kernel rows, biases, normalization scales and shifts."""
+        if self._weights is None:
+            refuse(*LAYERS_ONLY)
         return self._weights
-
-    _kept: np.ndarray  # (nodes,)
-    _weights: Masks
 
     @property
     def size(self) -> int:
         """The number of prunable nodes."""
-        return len(self._kept)
+        return super().size if self._kept is None else len(self._kept)
 
     @property
     def removed(self) -> int:
         """The number of removed nodes."""
-        return int((~self._kept).sum())
+        return super().removed if self._kept is None else int((~self._kept).sum())
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, with what they mean for weights; whole or not at all."""
+        if self._kept is None:
+            return super().save(path)
+        write_parts(path, {"layers": self, "weights": self.weights, "nodes": {"kept": self._kept}})
+
+    @classmethod
+    def load(cls, path: str | Path) -> NodeMasks:
+        """Read what `save` wrote, to be held again; a file of other masks is refused in one sentence."""
+        rule = f"{path} must be a whole file that NodeMasks.save wrote"
+        parts = read_parts(path, rule)
+        if set(parts) != {"layers", "weights", "nodes"} or set(parts["nodes"]) != {"kept"}:
+            refuse(rule, "other masks", "Load those on weights by Masks.load.")
+        return cls.of_nodes(parts["layers"], parts["nodes"]["kept"], Masks(parts["weights"]))
 
     @classmethod
     def of_nodes(cls, layers: dict[str, np.ndarray], kept: np.ndarray, weights: Masks) -> NodeMasks:

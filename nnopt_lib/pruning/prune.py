@@ -14,7 +14,7 @@ import numpy as np
 from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
-from nnopt_lib.pruning.node_masks import NodeMasks, node_masks
+from nnopt_lib.pruning.node_masks import LAYERS_ONLY, NodeMasks, node_masks
 from nnopt_lib.pruning.scores import SCORES
 from nnopt_lib.structure.weights import check_match
 
@@ -23,6 +23,8 @@ def prunable(model: Any) -> list[str]:
     """Canonical names of what `prune` prunes by default: kernels of dense, convolution and embedding layers.
 
     Frozen ones are left out and shared ones come once. Biases and normalization can be named all the same.
+    Refused by name: a layer whose kernel is computed from others (weight_norm, spectral_norm, low rank), and
+    a lazy layer that was never called. Nothing in the model changes.
 
     Example:
         >>> from nnopt_lib import build, mlp
@@ -149,6 +151,8 @@ def _weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
 def check_fit(model: Any, masks: Mapping[str, np.ndarray]) -> None:
     """Refuse masks whose names or shapes do not fit the model."""
     weights = mask_backend_of(model).weights(model, list(masks))
+    if not weights and mask_backend_of(model).weights(model, [f"{layer}/kernel" for layer in masks]):
+        refuse(*LAYERS_ONLY)  # masks on nodes, as Masks.load reads them
     check_match(masks, {name: weights[name].shape for name in weights})
 
 
@@ -168,13 +172,16 @@ def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
     """Keep zeros at zero: mask the weights and the optimizer's state now and after each of its steps.
 
     Parameters:
-        optimizer: the one that trains `model`. For Keras by default the one that it was compiled with.
+        optimizer: the one that trains `model`; in PyTorch any that steps others, too (SAM, Lookahead, several
+            as one). For Keras by default the one that it was compiled with.
 
     Works under any training loop, since it follows the optimizer: momentum, adaptive steps and weight decay
-    cannot move a removed weight, nor keep a memory of it. Returns a handle whose `remove()` ends it; holding
-    again on the same optimizer replaces the masks. A Keras loop of your own that is a `tf.function` must be
-    traced after this call. Errors: an optimizer that does not own the masked weights; masks for another
-    model.
+    cannot move a removed weight, nor keep a memory of it. In PyTorch gradients of removed weights are 0 as
+    well, as they arrive, so that clipping, Muon, Adafactor and LBFGS train the network that is left;
+    `torch.autograd.grad` gives them whole. It ends with the optimizer. Returns a handle whose `remove()` ends
+    it; holding again on the same optimizer replaces the masks. A Keras loop of your own that is a
+    `tf.function` must be traced after this call. Errors: an optimizer that does not own the masked weights;
+    masks for another model, or masks on nodes that `Masks.load` read, which know layers only.
 
     Example:
         >>> import torch
