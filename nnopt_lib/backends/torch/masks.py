@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from nnopt_lib.backends.torch.build import as_array, canonical_tensors
+from nnopt_lib.backends.torch.optimizers import family, follow, forget, owned
 from nnopt_lib.checks import refuse
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
@@ -21,11 +25,36 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 def prunable(model: nn.Module) -> list[str]:
     """Names of trainable kernels of dense, convolution and embedding layers; a shared one comes once."""
-    kernels = {id(layer.weight) for layer in model.modules() if isinstance(layer, _LAYERS)}
-    for layer in model.modules():
-        if isinstance(layer, nn.MultiheadAttention):
-            kernels |= {id(getattr(layer, name)) for name in _ATTENTION}
+    kernels = {id(kernel) for kernel in _kernels(model)}
     return [name for name, p in canonical_tensors(model) if id(p) in kernels and p.requires_grad]
+
+
+def _kernels(model: nn.Module) -> Iterator[torch.Tensor | None]:
+    """The kernels that layers own; one that is computed from trainable parameters is refused.
+
+    Layers are looked into, not asked: asking for a computed kernel computes it, and spectral_norm then takes
+    a step of its own.
+    """
+    for path, layer in model.named_modules():
+        of_attention = isinstance(layer, nn.MultiheadAttention)
+        for name in _ATTENTION if of_attention else ["weight"] * isinstance(layer, _LAYERS):
+            if name in layer._parameters:
+                yield layer._parameters[name]
+            elif _computed_by_training(layer, name):
+                rule = f"layer {path or type(layer).__name__!r} must own its weights to be pruned"
+                makers = "remove_parametrizations, remove_weight_norm or prune.remove of torch.nn.utils"
+                remedy = f"Make it a parameter again ({makers}), or name the weights to prune."
+                refuse(rule, f"a {name} that is computed from other parameters", remedy)
+
+
+def _computed_by_training(layer: nn.Module, kernel: str) -> bool:
+    """Whether a kernel that is no parameter is made of parameters that can be trained."""
+    trained = {
+        name.removeprefix("parametrizations.") for name, p in layer.named_parameters() if p.requires_grad
+    }
+    if isinstance(layer, nn.MultiheadAttention):  # it has much else
+        return any(name.startswith(kernel) for name in trained)
+    return any(not name.startswith("bias") for name in trained)
 
 
 class _Weights(Mapping[str, np.ndarray]):
@@ -64,12 +93,6 @@ def clear(tensor: torch.Tensor, keep: torch.Tensor) -> None:
     tensor.view(keep.dtype).bitwise_and_(keep)
 
 
-def _kept(model: nn.Module, masks: Mapping[str, np.ndarray]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(parameter, its bits to keep) for each mask, on the parameter's device."""
-    tensors = dict(canonical_tensors(model))
-    return [(tensors[name], keep_bits(mask, tensors[name])) for name, mask in masks.items()]
-
-
 def apply(model: nn.Module, masks: Mapping[str, np.ndarray]) -> None:
     """Set what the masks remove to 0."""
     with torch.no_grad():
@@ -80,35 +103,102 @@ def apply(model: nn.Module, masks: Mapping[str, np.ndarray]) -> None:
             tensors[name].view(_BITS[tensors[name].itemsize]).mul_(factors)
 
 
+class _Kept:
+    """What is kept of one parameter, of its gradient, and of what an optimizer remembers of it."""
+
+    def __init__(self, bits: torch.Tensor) -> None:
+        self.bits = bits
+        self.gradient_masked = False  # since the last step
+
+    def move(self, parameter: torch.Tensor) -> None:
+        """Follow a parameter to another device or precision."""
+        if self.bits.device != parameter.device or self.bits.itemsize != parameter.itemsize:
+            self.bits = self.bits.to(parameter.device, _BITS[parameter.itemsize])
+
+    def clear(self, tensor: torch.Tensor) -> None:
+        """Set to 0 what is not kept of the parameter, or of a tensor of its shape in any precision."""
+        bits = self.bits
+        clear(tensor, bits if tensor.itemsize == bits.itemsize else bits.to(_BITS[tensor.itemsize]))
+
+    @torch.no_grad()
+    def clear_gradient(self, parameter: torch.Tensor) -> None:
+        """Set the gradient to 0 where the weight is removed, NaN too, as if the weight were not there."""
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        self.move(parameter)
+        if gradient.is_sparse:  # of an embedding: rows, in any order, some of them twice
+            rows = _Kept(self.bits[gradient._indices().unbind()])
+            rows.clear(gradient._values())
+        else:
+            self.clear(gradient)
+        self.gradient_masked = True
+
+
+# The hook on each held parameter: a later hold puts its own in the place of an earlier one's.
+_gradient_hooks: Any = WeakTensorKeyDictionary()
+
+
 class Hold:
     """What `hold` returns: `remove` ends it. The weights stay as they are then, and may move again."""
 
-    def __init__(
-        self, pairs: list[tuple[torch.Tensor, torch.Tensor]], optimizer: torch.optim.Optimizer
-    ) -> None:
+    def __init__(self, pairs: list[tuple[torch.Tensor, _Kept]], members: list[torch.optim.Optimizer]) -> None:
         self._pairs = pairs
+        self._members = [weakref.ref(member) for member in members]
+        # Gradients as they arrive: clipping, Muon, Adafactor and LBFGS read all of a layer's together.
+        # By the parameter: a hook on a module would be copied and saved with the model.
+        self._hooks = [
+            _hook_gradient(parameter, kept) for parameter, kept in pairs if parameter.requires_grad
+        ]
+        # They end with the optimizer that the user steps: it is gone, and the parameters may live on.
+        self._release = weakref.finalize(members[0], _remove_all, self._hooks)
         # After the step, whatever loop calls it. Masking in the forward pass would need a wrapper on the
         # module, and momentum or weight decay would go on moving the weights behind it.
-        self._handle = optimizer.register_step_post_hook(lambda *_: self._mask(optimizer))
-        self._mask(optimizer)
+        self._ends = [end for member in members for end in follow(member, self._before, self._after)]
+        self._after()
+        for member in members:
+            forget(member, {id(parameter): kept.bits for parameter, kept in pairs})
 
     def remove(self) -> None:
         """Let go."""
-        self._handle.remove()
+        self._release()
+        for end in self._ends:
+            end()
+
+    def _before(self) -> None:
+        """Mask gradients that no backward pass has brought: written by hand, or moved from elsewhere."""
+        for parameter, kept in self._pairs:
+            if not kept.gradient_masked:
+                kept.clear_gradient(parameter)
 
     @torch.no_grad()
-    def _mask(self, optimizer: torch.optim.Optimizer) -> None:
-        for index, (parameter, keep) in enumerate(self._pairs):
-            if keep.device != parameter.device or keep.itemsize != parameter.itemsize:  # it has moved since
-                keep = keep.to(parameter.device, _BITS[parameter.itemsize])
-                self._pairs[index] = (parameter, keep)
-            clear(parameter, keep)
-            for state in optimizer.state.get(parameter, {}).values():
-                if isinstance(state, torch.Tensor) and state.shape == parameter.shape:
-                    clear(state, keep if state.itemsize == keep.itemsize else keep.to(_BITS[state.itemsize]))
+    def _after(self) -> None:
+        states = [getattr(member(), "state", {}) for member in self._members]
+        for parameter, kept in self._pairs:
+            kept.gradient_masked = False
+            kept.move(parameter)
+            kept.clear(parameter)
+            for state in states:
+                for value in state.get(parameter, {}).values():
+                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                        kept.clear(value)
 
 
-_held: weakref.WeakKeyDictionary[torch.optim.Optimizer, Hold] = weakref.WeakKeyDictionary()
+def _hook_gradient(parameter: torch.Tensor, kept: _Kept) -> RemovableHandle:
+    earlier = _gradient_hooks.get(parameter)
+    if earlier is not None:
+        earlier.remove()
+    handle = parameter.register_post_accumulate_grad_hook(kept.clear_gradient)
+    _gradient_hooks[parameter] = handle
+    return handle
+
+
+def _remove_all(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+_held: weakref.WeakKeyDictionary[torch.optim.Optimizer, weakref.ref[Hold]] = weakref.WeakKeyDictionary()
 
 
 def hold(model: nn.Module, masks: Mapping[str, np.ndarray], optimizer: torch.optim.Optimizer | None) -> Hold:
@@ -116,19 +206,22 @@ def hold(model: nn.Module, masks: Mapping[str, np.ndarray], optimizer: torch.opt
     if not isinstance(optimizer, torch.optim.Optimizer):
         rule = "hold needs the torch optimizer that trains the model"
         refuse(rule, type(optimizer).__name__, "Pass it as the third argument.")
-    owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    tensors = dict(canonical_tensors(model))
-    foreign = [name for name in masks if id(tensors[name]) not in owned]
+    members = family(optimizer)
+    trained, tensors = owned(members), dict(canonical_tensors(model))
+    foreign = [name for name in masks if id(tensors[name]) not in trained]
     if foreign:
         refuse(
             "the optimizer must own the masked parameters",
             f"one without {', '.join(foreign)}",
             "Make it from this model's parameters().",
         )
-    if optimizer in _held:
-        _held[optimizer].remove()
-    _held[optimizer] = Hold(_kept(model, masks), optimizer)
-    return _held[optimizer]
+    for earlier in {_held[member] for member in members if member in _held}:
+        if (ended := earlier()) is not None:
+            ended.remove()
+    pairs = [(tensors[name], _Kept(keep_bits(mask, tensors[name]))) for name, mask in masks.items()]
+    new = Hold(pairs, members)
+    _held.update(dict.fromkeys(members, weakref.ref(new)))
+    return new
 
 
 def reinitialize(model: nn.Module, seed: int) -> None:
