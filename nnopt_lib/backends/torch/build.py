@@ -198,11 +198,21 @@ _PARTS: list[tuple[tuple[type[nn.Module], ...], dict[str, str]]] = [
 ]
 
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers of torch, whose names then are those of the model: its masks fit both."""
+    while isinstance(model, _WRAPPERS) or "_orig_mod" in model._modules:  # the latter: torch.compile
+        model = model._modules["module" if isinstance(model, _WRAPPERS) else "_orig_mod"]  # type: ignore[assignment]
+    return model
+
+
 def canonical_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Every floating parameter and buffer under its canonical name; a shared parameter comes once."""
     seen: set[int] = set()
-    for path, module in model.named_modules():
-        path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")  # of torch.compile
+    for path, module in _unwrapped(model).named_modules():
+        path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")  # parts compiled by themselves
         parts = next((names for kinds, names in _PARTS if isinstance(module, kinds)), {})
         tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in tensors:

@@ -626,6 +626,41 @@ def test_a_compiled_model_has_the_names_of_the_model():
     nnopt.apply_masks(compiled, nnopt.prune(model, sparsity=0.6))
 
 
+WRAPPINGS = {
+    "parallel": nn.DataParallel,
+    "average": torch.optim.swa_utils.AveragedModel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "compiled parallel": lambda model: torch.compile(nn.DataParallel(model), backend="eager"),
+    "average of a compiled one": lambda m: torch.optim.swa_utils.AveragedModel(
+        torch.compile(m, backend="eager")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["mlp", "tied"])
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_masks_fit_the_model_wrapped_and_unwrapped(name, kind, tmp_path):
+    model, x, names = make(kind)
+    wrapped = WRAPPINGS[name](model)
+    assert nnopt.prunable(wrapped) == names and list(nnopt.get_weights(wrapped)) == list(
+        nnopt.get_weights(model)
+    )
+    masks = nnopt.prune(wrapped, sparsity=0.6)
+    masks.save(tmp_path / "masks.safetensors")
+    masks = nnopt.Masks.load(tmp_path / "masks.safetensors")
+    nnopt.apply_masks(model, masks)
+    for one in (model, wrapped):
+        optimizer = torch.optim.AdamW(one.parameters(), 0.01)
+        handle = nnopt.hold(one, masks, optimizer)
+        train(one, x, optimizer, 3, check=lambda one=one: assert_zeros(one, masks))
+        handle.remove()
+
+
+def test_a_layer_named_module_is_no_wrapper():
+    model = nn.ModuleDict({"module": nn.Linear(4, 3)})
+    assert nnopt.prunable(model) == ["module/kernel"]
+
+
 # ---------------------------------------------------------------- rewinding and the controls
 
 
