@@ -122,16 +122,16 @@ class Lookahead(torch.optim.Optimizer):
     def __init__(self, optimizer):
         self.optimizer, self.param_groups = optimizer, optimizer.param_groups
         self.state, self.steps, self.defaults = defaultdict(dict), 0, {}
-        for p in self.parameters():
+        for p in self._owned():
             self.state[p]["slow"] = p.detach().clone()  # dense, where it was made before pruning
 
-    def parameters(self):
+    def _owned(self):
         return [p for group in self.param_groups for p in group["params"]]
 
     def zero_grad(self, set_to_none=True):
         self.optimizer.zero_grad(set_to_none)
 
-    def slow(self, p):
+    def _slow(self, p):
         return self.state[p]["slow"]
 
     @torch.no_grad()
@@ -139,8 +139,8 @@ class Lookahead(torch.optim.Optimizer):
         self.optimizer.step()
         self.steps += 1
         if self.steps % 3 == 0:
-            for p in self.parameters():
-                p.copy_(self.slow(p).lerp_(p, 0.5))
+            for p in self._owned():
+                p.copy_(self._slow(p).lerp_(p, 0.5))
 
 
 class LookaheadInList(Lookahead):
@@ -148,10 +148,28 @@ class LookaheadInList(Lookahead):
 
     def __init__(self, optimizer):
         super().__init__(optimizer)
-        self.kept = [(p, self.state.pop(p)["slow"]) for p in self.parameters()]
+        self.kept = [(p, self.state.pop(p)["slow"]) for p in self._owned()]
 
-    def slow(self, p):
+    def _slow(self, p):
         return next(slow for one, slow in self.kept if one is p)
+
+
+class FirstAndRest(torch.optim.Optimizer):
+    """Some weights by its own rule, with noise, the rest by an optimizer inside; its groups are the first's."""
+
+    def __init__(self, first, rest):
+        super().__init__(first.parameters(), {"lr": 0.05})
+        self.rest = torch.optim.Adam(rest.parameters(), 0.01)
+
+    def zero_grad(self, set_to_none=True):
+        super().zero_grad(set_to_none)
+        self.rest.zero_grad(set_to_none)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        self.rest.step()
+        for p in self.param_groups[0]["params"]:
+            p.sub_(0.05 * p.grad + 0.001 * torch.randn_like(p))
 
 
 class ScheduleFree(torch.optim.Optimizer):
@@ -233,6 +251,7 @@ MADE = {
     "names of its own": (lambda m: NoisyAscent(m.parameters()), by_other_names),
     "composite": (lambda m: Composite(*halves(m)), by_step),
     "composite in a wrapper": (lambda m: Wrapper(Composite(*halves(m))), by_step),
+    "some itself": (lambda m: FirstAndRest(m[0], m[2]), by_step),
     "wrapper": (lambda m: Wrapper(sgd(m)), by_step),
     "wrapper of a wrapper": (lambda m: Wrapper(Wrapper(sgd(m))), by_step),
     "wrapper under a scaler": (lambda m: Wrapper(sgd(m)), scaled),
@@ -345,6 +364,7 @@ def test_a_learning_rate_scheduler_before_or_after(wrap, scheduler_first):
             scheduler.step()
             assert_zeros(model, masks)
         handle.remove()
+        assert hasattr(optimizer.step, "_wrapped_by_lr_sched")  # by which the scheduler counts steps
         for _ in range(5):
             by_step(model, x, optimizer)
             scheduler.step()
