@@ -1,6 +1,7 @@
 """Masks on PyTorch models: reading and masking a module's own parameters, holding zeros under any optimizer.
 
-Nothing is put on the module, so copying, saving, compiling and exporting go on working.
+Nothing is put on modules, so copying, saving, compiling and exporting go on working. While weights are held
+hooks stand on the optimizer and on the parameters, which neither copies nor files take along.
 """
 
 from __future__ import annotations

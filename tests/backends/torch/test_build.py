@@ -135,6 +135,14 @@ WHOLE = {
 }
 
 
+def test_pools_of_one_dimension_are_torchs():
+    net, x = nnopt.build(ONE_DIMENSION, seed=2).eval(), torch.randn(3, 4, 12)
+    h = net.conv(x)
+    mixed = net.attention(net.where(h), net.where(h), h)
+    pooled = torch.nn.AvgPool1d(2)(torch.nn.MaxPool1d(2)(mixed))
+    assert torch.equal(net(x), net.logits(pooled.flatten(1))) and not torch.equal(net.where(h), h)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_networks_are_saved_and_loaded(name):
     model = nnopt.build(WHOLE[name], seed=1).eval()
