@@ -119,18 +119,28 @@ class DescriptionBackend(Protocol):
         """The description of `model`, its own names of layers, and orders of inputs."""
 
 
+class ReadingBackend(Protocol):
+    """What `reading` of both adapters offers."""
+
+    def read(self, model: Any, example_input: Any) -> Any:
+        """A `Reading` of `model`, with the details that `removal` needs; the model stays as it is."""
+
+
 class RemovalBackend(Protocol):
     """What `removal` of both adapters offers."""
 
     def cut(
         self,
         model: Any,
-        paths: Mapping[str, str],
-        after: Any,
-        weights: Mapping[str, np.ndarray],
-        example_input: Any,
+        channels: Any,
+        kept: np.ndarray,
+        details: Any,
+        added: Mapping[str, np.ndarray] | None = None,
     ) -> Any:
-        """A copy of `model` with the sizes of the description `after` and these weights."""
+        """A copy of `model` without the nodes that are not `kept`; `added` goes to biases beside kernels."""
+
+    def difference(self, model: Any, small: Any, channels: Any, kept: np.ndarray, details: Any) -> str | None:
+        """What is wrong with a smaller model beside the masked one; None if it gives the same outputs."""
 
 
 class Stack(Protocol):
@@ -205,6 +215,11 @@ def penalty_backend_of(model: Any) -> PenaltyBackend:
 def removal_backend_of(model: Any) -> RemovalBackend:
     """The adapter for smaller copies of the framework that `model` belongs to."""
     return cast(RemovalBackend, _part(framework_of(model), "removal"))
+
+
+def reading_backend_of(model: Any) -> ReadingBackend:
+    """The reader of channels of the framework that `model` belongs to."""
+    return cast(ReadingBackend, _part(framework_of(model), "reading"))
 
 
 def description_backend_of(model: Any) -> DescriptionBackend:

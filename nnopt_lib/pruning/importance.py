@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_fraction, check_int, refuse
-from nnopt_lib.frameworks import data_on_twin
+from nnopt_lib.frameworks import data_on_twin, mask_backend_of
+from nnopt_lib.models.channels import read_channels
 from nnopt_lib.models.describe import Described
-from nnopt_lib.structure.coupling import FIXED, Coupling
-from nnopt_lib.structure.spec import split_name
+from nnopt_lib.structure.coupling import FIXED, Nodes
+from nnopt_lib.structure.reading import Channels
 from nnopt_lib.structure.weights import Weights
 
 ROUNDINGS = ("nearest", "up", "down")
@@ -28,6 +29,7 @@ def importance(
     x: np.ndarray | None = None,
     y: np.ndarray | None = None,
     *,
+    granularity: str = "node",
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
@@ -41,7 +43,7 @@ def importance(
             of the mean cross-entropy when the node alone is removed: one pass over `x` for every node.
         x: examples, (examples, *input_shape), channels first; for weights of a model that `build` did not
             make one suffices. y: labels, for taylor and oracle; training data, if the scores choose.
-        device: where the data flow. seed: of random scores.
+        granularity: ``"node"``, or ``"head"`` for attention heads. device: where the data flow. seed: of random scores.
 
     Returns ``{layer: (channels,)}`` under the model's own names; coupled channels have the same number, what
     cannot leave has NaN. The larger, the more important; the oracle's may be below 0. Errors: unknown score;
@@ -55,15 +57,29 @@ def importance(
         (8,)
     """
     check_choice("score", score, [*NODE_SCORES, *DATA_SCORES])
+    if score in NODE_SCORES:
+        channels = read_channels(model, x, granularity).channels
+        by_channel = np.append(by_weights(model, channels, score, seed), np.nan)
+        return {layer: by_channel[channels.nodes[layer]] for layer in channels.layers}
+    if granularity != "node":
+        refuse(
+            f"score {score!r} looks at neurons and filters",
+            f"granularity={granularity!r}",
+            "Use 'l1' or 'l2'.",
+        )
     described = Described.of(model, None if x is None else x[:1])
     coupling, weights = described.coupling, described.weights(model)
-    if score in NODE_SCORES:
-        by_node = NODE_SCORES[score](coupling, weights, seed=seed)
-    else:
-        check_examples(f"score {score!r}", x, y, labels=score != "apoz")
-        by_node = getattr(data_on_twin("importance"), DATA_SCORES[score])(coupling, weights, x, y, device)
+    check_examples(f"score {score!r}", x, y, labels=score != "apoz")
+    by_node = getattr(data_on_twin("importance"), DATA_SCORES[score])(coupling, weights, x, y, device)
     by_channel = np.append(by_node, np.nan)  # `FIXED` is -1: what cannot leave reads the last entry
     return {described.paths[name]: by_channel[coupling.nodes[name]] for name in coupling.layers}
+
+
+def by_weights(model: Any, channels: Channels, score: str, seed: int) -> np.ndarray:
+    """Importance of each node by weights alone, (size,)."""
+    names = [axis.tensor for part in ("kernel", "scale") for _, axis in channels.made(part)]
+    weights = mask_backend_of(model).weights(model, names)
+    return NODE_SCORES[score](channels, weights, seed=seed)
 
 
 def check_examples(what: str, x: Any, y: Any = None, *, labels: bool = False) -> None:
@@ -91,55 +107,52 @@ def _distances(rows: np.ndarray) -> np.ndarray:
 
 
 def _per_node(
-    coupling: Coupling, weights: Weights, part: str, rule: Callable[[np.ndarray], np.ndarray]
+    channels: Channels, weights: Weights, part: str, rule: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over a node's channels of ``rule(rows)``, and how many channels were summed; both (size,)."""
-    total, channels = np.zeros(coupling.size), np.zeros(coupling.size)
-    for name, value in weights.items():
-        layer, layer_part = split_name(name)
-        numbers = coupling.nodes[layer]
-        if layer_part != part or not (numbers != FIXED).any():
-            continue
+    total, count = np.zeros(channels.size), np.zeros(channels.size)
+    for _, axis in channels.made(part):
+        rows = np.moveaxis(weights[axis.tensor], axis.axis, 0)
         # In float64: a float32 sum over thousands of weights loses the digits that tell close nodes apart.
-        scores = rule(value.reshape(len(value), -1).astype(np.float64))
-        removable = numbers != FIXED
-        total += np.bincount(numbers[removable], scores[removable], coupling.size)
-        channels += np.bincount(numbers[removable], None, coupling.size)
-    return total, channels
+        scores = rule(rows.reshape(len(rows), -1).astype(np.float64))
+        removable = axis.nodes != FIXED
+        total += np.bincount(axis.nodes[removable], scores[removable], channels.size)
+        count += np.bincount(axis.nodes[removable], None, channels.size)
+    return total, count
 
 
-def l1(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+def l1(channels: Channels, weights: Weights, *, seed: int = 0) -> np.ndarray:
     """Sum of |w| over a node's kernel rows (Li et al. 2017)."""
-    return _per_node(coupling, weights, "kernel", _l1)[0]
+    return _per_node(channels, weights, "kernel", _l1)[0]
 
 
-def l2(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+def l2(channels: Channels, weights: Weights, *, seed: int = 0) -> np.ndarray:
     """Root of the sum of w^2 over a node's kernel rows."""
-    return np.sqrt(_per_node(coupling, weights, "kernel", _squares)[0])
+    return np.sqrt(_per_node(channels, weights, "kernel", _squares)[0])
 
 
-def batch_norm_scale(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+def batch_norm_scale(channels: Channels, weights: Weights, *, seed: int = 0) -> np.ndarray:
     """Mean of |scale| over the batch normalizations of a node: network slimming (Liu et al. 2017)."""
-    total, channels = _per_node(coupling, weights, "scale", _l1)
-    if not channels.all():
-        bare = next(name for name, group in coupling.groups.items() if not channels[group].all())
+    total, count = _per_node(channels, weights, "scale", _l1)
+    if not count.all():
+        bare = next(name for name, group in channels.groups.items() if not count[group].all())
         rule = "score 'bn_scale' needs a batch normalization on every node to prune"
         refuse(rule, f"none after layer {bare!r}", "Use score='l1', or build the network with them.")
-    return total / channels
+    return total / count
 
 
-def geometric_median(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+def geometric_median(channels: Channels, weights: Weights, *, seed: int = 0) -> np.ndarray:
     """Sum of distances to the other filters of the layer, mean over a node's channels (FPGM, He et al. 2019).
 
     The filter nearest to the geometric median of its layer is best replaced by the others, so it goes first.
     """
-    total, channels = _per_node(coupling, weights, "kernel", _distances)
-    return total / channels
+    total, count = _per_node(channels, weights, "kernel", _distances)
+    return total / count
 
 
-def random(coupling: Coupling, weights: Weights, *, seed: int = 0) -> np.ndarray:
+def random(channels: Channels, weights: Weights, *, seed: int = 0) -> np.ndarray:
     """Uniform numbers: the control."""
-    return np.random.default_rng(check_int("seed", seed, at_least=0)).random(coupling.size)
+    return np.random.default_rng(check_int("seed", seed, at_least=0)).random(channels.size)
 
 
 NODE_SCORES: dict[str, Callable[..., np.ndarray]] = {
@@ -152,7 +165,7 @@ NODE_SCORES: dict[str, Callable[..., np.ndarray]] = {
 
 
 def keep_nodes(
-    coupling: Coupling,
+    coupling: Nodes,
     scores: np.ndarray,
     *,
     sparsity: float,
@@ -201,7 +214,7 @@ def _ranked(nodes: np.ndarray, scores: np.ndarray, gone: np.ndarray, best: np.nd
     return nodes[np.lexsort((-nodes, scores[nodes], ~gone[nodes], best[nodes]))]
 
 
-def _best_of_layers(coupling: Coupling, scores: np.ndarray, gone: np.ndarray) -> np.ndarray:
+def _best_of_layers(coupling: Nodes, scores: np.ndarray, gone: np.ndarray) -> np.ndarray:
     """The node of highest importance of every layer (the earlier of equals), among those not yet gone."""
     best = np.zeros(coupling.size, bool)
     for layer in coupling.layers:

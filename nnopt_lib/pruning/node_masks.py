@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from nnopt_lib.checks import check_choice, nearest, refuse
-from nnopt_lib.models.describe import Described
-from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
+from nnopt_lib.frameworks import mask_backend_of
+from nnopt_lib.models.channels import read_channels
+from nnopt_lib.pruning.importance import NODE_SCORES, by_weights, keep_nodes
 from nnopt_lib.pruning.masks import Masks, read_parts, write_parts
 from nnopt_lib.structure.coupling import FIXED, Coupling
+from nnopt_lib.structure.reading import Channels
 from nnopt_lib.structure.spec import split_name
 
 LAYERS_ONLY = (
@@ -35,6 +38,16 @@ class NodeMasks(Masks):
     _unit = "nodes"
     _kept: np.ndarray | None = None  # (nodes,); without it all channels are counted
     _weights: Masks | None = None
+    _whole: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        whole = f"; {len(self.whole)} layers whole, see .whole" if self.whole else ""
+        return super().__repr__().removesuffix(")") + f"{whole})"
+
+    @property
+    def whole(self) -> Mapping[str, str]:
+        """The layers that keep all their nodes, with the reason; empty for masks that were loaded."""
+        return MappingProxyType(dict(self._whole))
 
     @property
     def weights(self) -> Masks:
@@ -69,16 +82,23 @@ class NodeMasks(Masks):
         return cls.of_nodes(parts["layers"], parts["nodes"]["kept"], Masks(parts["weights"]))
 
     @classmethod
-    def of_nodes(cls, layers: dict[str, np.ndarray], kept: np.ndarray, weights: Masks) -> NodeMasks:
-        """From masks per layer, what they say of each node, and what that means for the weights."""
+    def of_nodes(
+        cls,
+        layers: dict[str, np.ndarray],
+        kept: np.ndarray,
+        weights: Masks,
+        whole: Mapping[str, str] | None = None,
+    ) -> NodeMasks:
+        """From masks per layer, what they say of each node and of weights, and why layers stay whole."""
         masks = cls(layers)
-        masks._kept, masks._weights = kept, weights
+        masks._kept, masks._weights, masks._whole = kept, weights, dict(whole or {})
         return masks
 
 
 def node_masks(
     model: Any,
     *,
+    granularity: str,
     sparsity: float,
     score: str | Mapping[str, np.ndarray],
     scope: str,
@@ -88,55 +108,54 @@ def node_masks(
     example_input: Any,
     seed: int,
 ) -> NodeMasks:
-    """What `prune` with ``granularity="node"`` decides; the model stays as it is."""
-    described = Described.of(model, example_input)
-    coupling = described.coupling
+    """What `prune` with ``granularity="node"`` or ``"head"`` decides; the model stays as it is."""
+    if isinstance(score, str):
+        check_choice("score", score, NODE_SCORES)
+    channels = read_channels(model, example_input, granularity).channels
     if isinstance(score, Mapping):
-        scores = _given(described, score)
+        scores = _given(channels, score)
     else:
-        rule = NODE_SCORES[check_choice("score", score, NODE_SCORES)]
-        scores = rule(coupling, described.weights(model), seed=seed)
+        scores = by_weights(model, channels, score, seed)
     # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
-    before = None if previous is None else described.kept(previous)
+    before = None if previous is None else channels.kept(previous)
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "previous": before}
-    kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)
-    return _masks_of(described, model, kept)
+    kept = keep_nodes(channels, scores, sparsity=sparsity, **options)
+    return _masks_of(channels, model, kept)
 
 
-def _masks_of(described: Described, model: Any, kept: np.ndarray) -> NodeMasks:
+def _masks_of(channels: Channels, model: Any, kept: np.ndarray) -> NodeMasks:
     """`NodeMasks` under the model's own names."""
-    coupling = described.coupling
-    layers = {described.paths[name]: coupling.channels(name, kept) for name in coupling.layers}
-    masks, weights = weight_masks(coupling, kept), {}
-    model_weights = described.model_weights(model, masks)
-    for name, mask in masks.items():
-        model_name = described.model_name(name)
-        # A 1x1 convolution on a pooled value stands in the description as a dense layer.
-        weights[model_name] = mask.reshape(model_weights[model_name].shape)
-    return NodeMasks.of_nodes(layers, kept, Masks(weights))
+    layers = {layer: channels.channels(layer, kept) for layer in channels.layers}
+    made = [axis for axis in channels.axes if axis.part and (axis.nodes != FIXED).any()]
+    weights = mask_backend_of(model).weights(model, [axis.tensor for axis in made])
+    masks: dict[str, np.ndarray] = {}
+    for axis in made:
+        shape = weights[axis.tensor].shape
+        rows = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
+        mask = np.broadcast_to(rows.reshape([-1 if i == axis.axis else 1 for i in range(len(shape))]), shape)
+        masks[axis.tensor] = mask & masks[axis.tensor] if axis.tensor in masks else np.array(mask)
+    return NodeMasks.of_nodes(layers, kept, Masks._of(masks), channels.whole)
 
 
-def _given(described: Described, score: Mapping[str, np.ndarray]) -> np.ndarray:
+def _given(channels: Channels, score: Mapping[str, np.ndarray]) -> np.ndarray:
     """One number per node from arrays (channels,) by layer: the mean over a node's channels that have one."""
-    coupling, name_of = described.coupling, {path: name for name, path in described.paths.items()}
-    total, count = np.zeros(coupling.size), np.zeros(coupling.size)
+    total, count = np.zeros(channels.size), np.zeros(channels.size)
     for layer, values in score.items():
-        name = name_of.get(layer)
-        if name not in coupling.layers:
-            known = [described.paths[node] for node in coupling.layers]
-            refuse(f"scores name a layer {layer!r} that has no removable nodes", None, nearest(layer, known))
-        numbers, values = coupling.nodes[name], np.asarray(values, float)
+        if layer not in channels.layers:
+            rule = f"scores name a layer {layer!r} that has no removable nodes"
+            refuse(rule, None, nearest(layer, channels.layers))
+        numbers, values = channels.nodes[layer], np.asarray(values, float)
         if values.shape != numbers.shape:
             refuse(f"scores of layer {layer!r} must have the shape {numbers.shape}", values.shape)
         removable = numbers != FIXED
         # bincount: several channels of a layer may be one node, and numbers[...] += would count one of them.
-        total += np.bincount(numbers[removable], values[removable], coupling.size)
-        count += np.bincount(numbers[removable], None, coupling.size)
+        total += np.bincount(numbers[removable], values[removable], channels.size)
+        count += np.bincount(numbers[removable], None, channels.size)
     if not count.all():
         missing = [
-            described.paths[layer]
-            for layer in coupling.layers
-            if not count[coupling.nodes[layer][coupling.nodes[layer] != FIXED]].all()
+            layer
+            for layer in channels.layers
+            if not count[channels.nodes[layer][channels.nodes[layer] != FIXED]].all()
         ]
         refuse("scores must cover every layer with removable nodes", f"none for {', '.join(missing)}")
     return total / count

@@ -16,6 +16,7 @@ from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
 from nnopt_lib.pruning.node_masks import LAYERS_ONLY, NodeMasks, node_masks
 from nnopt_lib.pruning.scores import SCORES
+from nnopt_lib.structure.reading import NODE_KINDS
 from nnopt_lib.structure.weights import check_match
 
 
@@ -77,8 +78,9 @@ def prune(
         >>> prune(build(mlp((), inputs=64, outputs=10)), sparsity=0.9)
         Masks(sparsity 0.9: 576 of 640 weights removed, 1 array)
     """
-    if granularity == "node":
+    if granularity in NODE_KINDS:
         options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
+        options |= {"granularity": granularity}
         options |= {"round_to": round_to, "rounding": rounding}
         return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
     for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):

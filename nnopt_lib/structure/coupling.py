@@ -8,7 +8,7 @@ joins what its groups read and write. Coupled channels are one node. Chapters 14
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,17 +22,14 @@ _WHOLE = ("attention", "position")
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """The nodes of a network. What `couple` returns.
+class Nodes:
+    """The nodes of a network: which channels of which of its layers leave together.
 
-    nodes: for every value of the network, ``"input"`` included, the number of the node that each of its
-    channels (or features) belongs to, `FIXED` where none can leave: the network's inputs and outputs, what
-    is joined to them, and what attention or a position encoding reads. groups: the numbers of the nodes that
-    layers make together, under the first of these layers. layers: all dense layers and convolutions that
-    make a removable node, with their group.
+    nodes: for every layer the number of the node that each of its channels (or features) belongs to, `FIXED`
+    where none can leave. groups: the numbers of the nodes that layers make together, under the first of these
+    layers. layers: all layers that make a removable node, with their group.
     """
 
-    spec: NetSpec
     nodes: dict[str, np.ndarray]
     groups: dict[str, np.ndarray]
     layers: dict[str, str]
@@ -59,12 +56,7 @@ class Coupling:
                 refuse(rule, f"{mask.dtype} {mask.shape}")
             if not mask[numbers == FIXED].all():
                 rule = f"nodes of layer {layer!r} cannot be removed"
-                refuse(
-                    rule,
-                    "a mask that does",
-                    "They are outputs of the network, joined to its inputs or outputs, or read by attention "
-                    "or a position encoding.",
-                )
+                refuse(rule, "a mask that does", self.why_fixed(layer))
             mask, numbers = mask[numbers != FIXED], numbers[numbers != FIXED]
             seen = by[numbers] != ""
             differ = seen & (kept[numbers] != mask)
@@ -81,10 +73,28 @@ class Coupling:
                 refuse(f"a layer must keep at least one node; layer {layer!r}", "a mask that removes all")
         return kept
 
+    def why_fixed(self, layer: str) -> str:
+        """The sentence that says why nodes of a layer stay."""
+        return (
+            "They are outputs of the network, joined to its inputs or outputs, or read by attention "
+            "or a position encoding."
+        )
+
     def channels(self, name: str, kept: np.ndarray) -> np.ndarray:
         """Which channels of a value stay if the nodes `kept` do; boolean, a new array."""
         numbers = self.nodes[name]
         return np.where(numbers == FIXED, True, kept[numbers])
+
+
+@dataclass(frozen=True)
+class Coupling(Nodes):
+    """The nodes of a description. What `couple` returns.
+
+    Here `nodes` has every value of the network, ``"input"`` included. `FIXED` are the network's inputs and
+    outputs, what is joined to them, and what attention or a position encoding reads.
+    """
+
+    spec: NetSpec
 
 
 def couple(spec: NetSpec) -> Coupling:
@@ -108,7 +118,7 @@ def couple(spec: NetSpec) -> Coupling:
                 edges.append(_within_groups(first[node.inputs[0]], first[node.name], node))
         else:
             first[node.name] = _passed_on(spec, node, [first[name] for name in node.inputs], edges)
-    labels = _components(total, edges)
+    labels = components(total, edges)
     fixed = np.zeros(total, bool)
     fixed[labels[first[INPUT]]] = True
     fixed[labels[first[spec.output]]] = True
@@ -116,14 +126,22 @@ def couple(spec: NetSpec) -> Coupling:
         if node.op in _WHOLE:
             fixed[labels[np.concatenate([first[name] for name in node.inputs])]] = True
     makers = [node.name for node in spec.nodes if node.has_kernel]
-    # Numbers in the order in which layers first make them, fixed ones left out.
-    made = np.concatenate([labels[first[name]] for name in makers]) if makers else labels[:0]
-    made = made[~fixed[made]]
-    _, first_seen = np.unique(made, return_index=True)
-    number = np.full(total, FIXED)
-    number[made[np.sort(first_seen)]] = np.arange(len(first_seen))
+    number = numbered(labels, fixed, [labels[first[name]] for name in makers])
     nodes = {name: number[labels[channels]] for name, channels in first.items()}
-    return Coupling(spec, nodes, *_groups(makers, nodes))
+    return Coupling(nodes, *grouped(makers, nodes), spec)
+
+
+def numbered(labels: np.ndarray, fixed: np.ndarray, made: Sequence[np.ndarray]) -> np.ndarray:
+    """Numbers of nodes by component, in the order in which layers first make them; `FIXED` where none is.
+
+    labels: the component of each channel. fixed: which components stay. made: components, layer by layer.
+    """
+    order = np.concatenate([*made, np.empty(0, int)]).astype(int)
+    order = order[~fixed[order]]
+    _, first_seen = np.unique(order, return_index=True)
+    number = np.full(len(fixed), FIXED)
+    number[order[np.sort(first_seen)]] = np.arange(len(first_seen))
+    return number
 
 
 def _within_groups(read: np.ndarray, made: np.ndarray, node: Node) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +164,8 @@ def _passed_on(
     return inputs[0]
 
 
-def _components(total: int, edges: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def components(total: int, edges: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The number of the connected component of each of `total` points."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -157,7 +176,7 @@ def _components(total: int, edges: list[tuple[np.ndarray, np.ndarray]]) -> np.nd
     return connected_components(graph, directed=False)[1]
 
 
-def _groups(makers: list[str], nodes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def grouped(makers: list[str], nodes: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Layers that share a node are one group, and so on: concatenations can join several."""
     removable = {name: nodes[name][nodes[name] != FIXED] for name in makers}
     removable = {name: np.unique(numbers) for name, numbers in removable.items() if len(numbers)}
@@ -166,7 +185,7 @@ def _groups(makers: list[str], nodes: dict[str, np.ndarray]) -> tuple[dict[str, 
     links = [
         (np.full(len(numbers), most + layer), numbers) for layer, numbers in enumerate(removable.values())
     ]
-    labels = _components(most + len(removable), links)
+    labels = components(most + len(removable), links)
     name_of: dict[int, str] = {}
     layers = {
         name: name_of.setdefault(int(labels[most + layer]), name) for layer, name in enumerate(removable)

@@ -103,7 +103,7 @@ def read(model: nn.Module, example_input: Any) -> tuple[NetSpec, dict[str, str],
 
 def _read(model: nn.Module, example: torch.Tensor) -> tuple[NetSpec, dict[str, Call]]:
     """The description and its layers with parameters; it was seen to give the model's output."""
-    calls, end, expected = record(model, example.clone())
+    calls, end, expected = record(model, [example.clone()])
     reader = _Reader(calls, end)
     spec = NetSpec(tuple(example.shape[1:]), tuple(reader.graph.nodes))
     outputs = _run(spec, reader.layers, example)

@@ -1,4 +1,4 @@
-"""Smaller PyTorch modules: a copy of a module whose layers have the sizes of a smaller description."""
+"""Smaller PyTorch modules: a copy of a module whose tensors lack the entries of removed nodes."""
 
 from __future__ import annotations
 
@@ -10,50 +10,203 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from nnopt_lib.backends.torch.build import Network
-from nnopt_lib.checks import refuse
-from nnopt_lib.structure.spec import NetSpec, Node
+from nnopt_lib.backends.torch.attention import FewerHeads
+from nnopt_lib.backends.torch.build import _unwrapped
+from nnopt_lib.backends.torch.reading import Details, unchanged
+from nnopt_lib.backends.torch.tracing import tensors_in
+from nnopt_lib.structure.coupling import FIXED
+from nnopt_lib.structure.reading import Channels
 
-_NAMES = {
-    "kernel": "weight",
-    "bias": "bias",
-    "scale": "weight",
-    "shift": "bias",
-    "mean": "running_mean",
-    "variance": "running_var",
-}
+# 1e-4 of the largest: float32 sums in another order differ in rounding, a wrong cut by far more.
+_TOLERANCE = 1e-4
 
 
 def cut(
     model: nn.Module,
-    paths: Mapping[str, str],
-    after: NetSpec,
-    weights: Mapping[str, np.ndarray],
-    example_input: Any,
+    channels: Channels,
+    kept: np.ndarray,
+    details: Details,
+    added: Mapping[str, np.ndarray] | None = None,
 ) -> nn.Module:
-    """A copy of `model` with the sizes of `after` and these weights; its layers keep their names and types.
+    """A copy of `model` without the nodes that are not `kept`; its layers keep their names and types.
 
-    Parameters are ordinary ones, of the type, device and `requires_grad` that they had. A module whose own
-    code names a size cannot run with another one: it is refused after a trial on `example_input`.
+    Parameters are ordinary ones, of the type, device and `requires_grad` that they had. added: what to add to
+    the bias beside a kernel, by the kernel's name, already without removed outputs.
     """
-    by_path = {paths[node.name]: node for node in after.nodes if node.name in paths}
-    modules = dict(model.named_modules())
-    # Copied without the arrays that are replaced: the memo says that they are there already.
-    memo = {id(tensor): tensor for path in by_path for tensor in _tensors_of(modules[path])}
+    model = _unwrapped(model)
+    indices: dict[str, dict[int, torch.Tensor]] = {}
+    for axis in channels.axes:
+        stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
+        if not stays.all():
+            indices.setdefault(axis.tensor, {})[axis.axis] = torch.from_numpy(np.flatnonzero(stays))
+    modules = dict(model.named_modules(remove_duplicate=False))
+    memo: dict[int, Any] = {}
+    with torch.no_grad():
+        for name, by_axis in indices.items():
+            path, attribute = details.owners[name][0]
+            old = getattr(modules[path], attribute)
+            new = old.detach()
+            for dim, index in by_axis.items():
+                new = new.index_select(dim, index.to(new.device))
+            # The copy finds it in the place of the old one; tied tensors stay tied.
+            is_parameter = isinstance(old, nn.Parameter)
+            memo[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
     small = _copied(model, memo)
-    for path, node in by_path.items():
-        _resize(memo[id(modules[path])], node, after, weights)
-    if isinstance(small, Network):
-        small.spec = after
-    elif example_input is not None:
-        _try(small, model, example_input)
+    copies = dict(small.named_modules(remove_duplicate=False))
+    _set_sizes(copies, indices, channels, kept, details)
+    for name, amount in (added or {}).items():
+        path, _ = details.owners[name][0]
+        _add_to_bias(copies[path], amount)
+    for path, labels in details.attentions.items():
+        heads = channels.nodes.get(path)
+        if heads is not None and not np.where(heads == FIXED, True, kept[heads]).all():
+            parent, _, child = path.rpartition(".")
+            count = int(np.where(heads == FIXED, True, kept[heads]).sum())
+            setattr(copies[parent], child, FewerHeads(copies[path], count, len(labels)))
     return small
 
 
-def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
-    tensors = [*module._parameters.values(), *module._buffers.values()]
-    return [tensor for tensor in tensors if tensor is not None and tensor.is_floating_point()]
+def _add_to_bias(layer: Any, amount: np.ndarray) -> None:
+    like = layer.weight
+    value = torch.as_tensor(amount).to(like.device, torch.float64)
+    if layer.bias is not None:
+        value = value + layer.bias.detach()
+    layer.bias = nn.Parameter(value.to(like.dtype), requires_grad=like.requires_grad)
+
+
+def _set_sizes(
+    copies: Mapping[str, nn.Module],
+    indices: Mapping[str, Any],
+    channels: Channels,
+    kept: np.ndarray,
+    details: Details,
+) -> None:
+    """The numbers of channels that modules name in their attributes."""
+    for name in indices:
+        groups = channels.groups_of.get(name)
+        for path, _ in details.owners[name]:
+            _set_layer_sizes(copies[path], groups, kept)
+    for path, labels in details.norms.items():
+        nodes = channels.number[labels]
+        norm: Any = copies[path]
+        norm.num_groups = _left(nodes, kept)
+        norm.num_channels = norm.num_channels // len(labels) * norm.num_groups
+    for path, size, labels in details.sizes:
+        left = _left(channels.number[labels], kept)
+        module = copies[path]
+        if left == size or type(module).__module__.startswith("torch.nn"):
+            continue
+        named = [key for key, value in vars(module).items() if type(value) is int and value in (size, left)]
+        # A number of heads is rarely the only attribute of its value; its name tells it.
+        for key in [key for key in named if "head" in key] or named:
+            setattr(module, key, left)
+
+
+def _left(nodes: np.ndarray, kept: np.ndarray) -> int:
+    return int(np.where(nodes == FIXED, True, kept[nodes]).sum())
+
+
+def _set_layer_sizes(module: Any, groups: np.ndarray | None, kept: np.ndarray) -> None:
+    """What torch's own layers say of their sizes, as their new tensors have them."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        if groups is not None:
+            module.groups = _left(groups, kept)
+        first, second = weight.shape[:2]
+        if module.transposed:
+            module.in_channels, module.out_channels = first, second * module.groups
+        else:
+            module.in_channels, module.out_channels = second * module.groups, first
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        tensors = (weight, module._buffers.get("running_mean"))
+        module.num_features = next(len(tensor) for tensor in tensors if tensor is not None)
+    elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        module.embedding_dim = weight.shape[1]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.weight_ih_l0.shape[1]
+        module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
+def difference(
+    model: nn.Module, small: nn.Module, channels: Channels, kept: np.ndarray, details: Details
+) -> str | None:
+    """What is wrong with a smaller model beside the masked one; None if it gives the same outputs."""
+    model = _unwrapped(model)
+    masked = _masked(model, channels, kept, details)
+    with unchanged(model, small), torch.no_grad():
+        model.eval()
+        outputs = []
+        for network, weights in ((model, masked), (small, {})):
+            network.eval()
+            torch.manual_seed(0)
+            args, kwargs = copy.deepcopy((details.args, details.kwargs))
+            watch = _Watch(model if network is small else None)
+            try:
+                with watch:
+                    given = torch.func.functional_call(network, weights, tuple(args), kwargs)
+            except Exception as error:
+                return _in_words(error)
+            if watch.met:
+                return "its code holds layers of the model itself (in a lambda, a nested function or a hook)"
+            outputs.append([tensor.detach().double() for tensor in tensors_in(given)])
+        if [one.shape for one in outputs[0]] != [one.shape for one in outputs[1]]:
+            return "its outputs have another shape"
+        for expected, given in zip(*outputs, strict=True):
+            largest = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+            if not torch.allclose(given, expected, rtol=0, atol=_TOLERANCE * largest, equal_nan=True):
+                return "its outputs are others than those of the masked model"
+        return _trouble_in_training(small, details) if details.trains_more else None
+
+
+def _trouble_in_training(small: nn.Module, details: Details) -> str | None:
+    try:
+        small.train()
+        args, kwargs = details.twice()
+        small(*args, **kwargs)
+    except Exception as error:
+        return f"in training mode {_in_words(error)}"
+    return None
+
+
+def _in_words(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+
+
+class _Watch(TorchFunctionMode):
+    """Notices functions that get tensors of a model that should not run."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        super().__init__()
+        owned = () if model is None else (*model.parameters(), *model.buffers())
+        self.foreign, self.met = {id(tensor) for tensor in owned}, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.foreign and not self.met:
+            self.met = any(id(tensor) in self.foreign for tensor in tensors_in([args, kwargs or {}]))
+        return func(*args, **(kwargs or {}))
+
+
+def _masked(
+    model: nn.Module, channels: Channels, kept: np.ndarray, details: Details
+) -> dict[str, torch.Tensor]:
+    """The tensors of the model that masks change, by its own names, masked."""
+    masked: dict[str, torch.Tensor] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for axis in channels.axes:
+        stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
+        if axis.part and not stays.all():
+            path, attribute = details.owners[axis.tensor][0]
+            name = f"{path}.{attribute}".lstrip(".")
+            tensor = masked.get(name, getattr(modules[path], attribute).detach())
+            shape = [-1 if i == axis.axis else 1 for i in range(tensor.dim())]
+            masked[name] = tensor * torch.from_numpy(stays).to(tensor.device).reshape(shape)
+    return masked
 
 
 _PLAIN = {int, float, bool, str, type(None)}
@@ -76,7 +229,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> Any:
         kept = type(value) in _PLAIN
         if kept or (type(value) is tuple and all(type(one) in _PLAIN for one in value)):
             copied = value
-        elif not value and type(value) in _CONTAINERS:
+        elif type(value) in _CONTAINERS and not value:
             copied = type(value)()
         elif name == "_modules":
             copied = {path: None if m is None else _copied(m, memo) for path, m in value.items()}
@@ -94,50 +247,3 @@ def _copied_tensor(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
     if type(tensor) is torch.Tensor and not tensor.requires_grad and tensor.dim() == 0:  # how many batches
         return memo.setdefault(id(tensor), tensor.clone())
     return copy.deepcopy(tensor, memo)
-
-
-def _resize(module: Any, node: Node, after: NetSpec, weights: Mapping[str, np.ndarray]) -> None:
-    """Give one layer new tensors and say its new sizes."""
-    for part, attribute in _NAMES.items():
-        value = weights.get(f"{node.name}/{part}")
-        if value is not None:
-            _replace(module, attribute, value)
-    read, made = after.shapes[node.inputs[0]][0], after.shapes[node.name][0]
-    if node.op == "batch_norm":
-        module.num_features = made
-    elif isinstance(module, nn.Linear):
-        module.in_features, module.out_features = read, made
-    else:  # a convolution; one of 1x1 on a pooled value may stand in the description as a dense layer
-        module.in_channels, module.out_channels = read, made
-        module.groups = node.groups
-
-
-def _replace(module: Any, name: str, value: np.ndarray) -> None:
-    """A new parameter or buffer in the place of an old one, or a bias where there was none."""
-    old = module._buffers[name] if name in module._buffers else module._parameters[name]
-    like = module.weight if old is None else old
-    value = value.reshape(*value.shape, *(1,) * (like.dim() - value.ndim)) if name == "weight" else value
-    if not (value.flags.c_contiguous and value.flags.writeable):
-        value = np.array(value, order="C")
-    new = torch.from_numpy(value).to(like.device, like.dtype)  # nothing else keeps the array
-    if name in module._buffers:
-        module._buffers[name] = new
-    else:
-        module._parameters[name] = nn.Parameter(new, requires_grad=like.requires_grad)
-
-
-def _try(small: nn.Module, model: nn.Module, example_input: Any) -> None:
-    first = next(model.parameters())
-    x = torch.as_tensor(example_input)[:2].to(first.device, first.dtype)
-    training = [module for module in small.modules() if module.training]
-    try:
-        if training:
-            small.eval()
-        with torch.no_grad():
-            small(x)
-    except (RuntimeError, ValueError, TypeError) as error:
-        rule = f"the code of {type(model).__name__} must run with smaller layers"
-        refuse(rule, " ".join(str(error).split())[:120], "Write no sizes into forward: flatten(1) for view.")
-    finally:
-        for module in training:
-            module.training = True

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from types import MethodDescriptorType, MethodWrapperType, WrapperDescriptorType
 from typing import Any
@@ -25,6 +25,9 @@ from torch.overrides import TorchFunctionMode
 from nnopt_lib.checks import refuse
 
 OUTSIDE = object()  # the target of a tensor that no operation made: a parameter, a buffer, a constant
+PART = (
+    object()
+)  # the target of one of several tensors that a call gave: its arguments are the call and a number
 # What may be asked of a tensor: none of it depends on the numbers in it.
 _ASKED = {
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "__len__", "__get__"),
@@ -42,7 +45,8 @@ class Call:
 
     target: the class of a layer, a function, or the name of a tensor's method. args, kwargs: as they were
     given, with the calls that made them in the place of tensors. shape: of what it gave, with the batch; ()
-    for more than one tensor. path, module: of a layer.
+    for more than one tensor. path, module: of a layer. within: the module whose code ran. tensor: of what no
+    operation made.
     """
 
     name: str
@@ -52,31 +56,59 @@ class Call:
     shape: tuple[int, ...] = ()
     path: str = ""
     module: nn.Module | None = None
+    within: nn.Module | None = None
+    tensor: torch.Tensor | None = None
 
 
-def record(model: nn.Module, example: torch.Tensor) -> tuple[list[Call], Any, Any]:
-    """Run `model` on `example`: the calls that its output needs, in order; the output's own; the output."""
+def is_layer(module: nn.Module) -> bool:
+    """Whether this is a layer of torch.nn, to be written down whole."""
+    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(
+        module, nn.Sequential
+    )
+
+
+def record(
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    whole: Callable[[nn.Module], bool] = is_layer,
+) -> tuple[list[Call], Any, Any]:
+    """Run `model`: the calls that its output needs, in order; the output's own; the output.
+
+    whole: which modules are written down as one call each; what the others do is, function by function.
+    """
     recorder = _Recorder(model)
-    begin = Call("input", None)
-    recorder.keep(begin, example)
-    with _watched(model, recorder), torch.no_grad(), recorder:
+    begin = []
+    for tensor in tensors_in([list(args), dict(kwargs or {})]):
+        begin.append(Call("input", None))
+        recorder.keep(begin[-1], tensor)
+    with _watched(model, recorder, whole), torch.no_grad(), recorder:
         try:
-            output = model(example)
+            output = model(*args, **(kwargs or {}))
         except TypeError:
-            _refuse_inputs(model)
+            if len(args) == 1:
+                _refuse_inputs(model)
             raise
     end = recorder.calls_for(output)
-    needed = {begin, *_calls(end)}
+    needed = {*begin, *calls_in(end)}
     for call in reversed(recorder.calls):
         if call in needed:
-            needed.update(_calls([*call.args, *call.kwargs.values()]))
-    return [call for call in recorder.calls if call in needed], end, output
+            needed.update(calls_in([*call.args, *call.kwargs.values()]))
+    return [call for call in recorder.calls if call in needed or call.target == "__setitem__"], end, output
 
 
-def _calls(value: Any) -> list[Call]:
-    if isinstance(value, list):
-        return [call for one in value for call in ((one,) if isinstance(one, Call) else _calls(one))]
-    return [value] if isinstance(value, Call) else []
+def calls_in(value: Any) -> list[Call]:
+    """The calls in the place of tensors, in order."""
+    if isinstance(value, Call):
+        return [value]
+    inside: Any = value.values() if isinstance(value, dict) else value
+    if isinstance(value, (list, tuple, dict)):
+        return [call for one in inside for call in calls_in(one)]
+    return (
+        [call for part in (value.start, value.stop) for call in calls_in(part)]
+        if isinstance(value, slice)
+        else []
+    )
 
 
 def _refuse_inputs(model: nn.Module) -> None:
@@ -86,21 +118,18 @@ def _refuse_inputs(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Every layer of torch.nn hands its calls to the recorder meanwhile; only this model is touched."""
-    layers = [
-        (path, module, module.__dict__.get("forward"))
-        for path, module in model.named_modules()
-        if path
-        and type(module).__module__.startswith(("torch.nn", "torch.ao.nn"))
-        and not isinstance(module, nn.Sequential)
+def _watched(model: nn.Module, recorder: _Recorder, whole: Callable[[nn.Module], bool]) -> Iterator[None]:
+    """Every module hands its calls to the recorder meanwhile; only this model is touched."""
+    modules = [
+        (path, module, module.__dict__.get("forward")) for path, module in model.named_modules() if path
     ]
     try:
-        for path, module, _ in layers:
-            module.__dict__["forward"] = partial(recorder.layer, path, module, module.forward)
+        for path, module, _ in modules:
+            watch = recorder.layer if whole(module) else recorder.inside
+            module.__dict__["forward"] = partial(watch, path, module, module.forward)
         yield
     finally:
-        for _, module, patched in layers:
+        for _, module, patched in modules:
             module.__dict__.pop("forward", None)
             if patched is not None:  # somebody else had replaced `forward` before
                 module.__dict__["forward"] = patched
@@ -115,16 +144,22 @@ class _Recorder(TorchFunctionMode):
         self.calls: list[Call] = []
         self.made: dict[int, tuple[Call, ref[torch.Tensor]]] = {}  # by identity, which may come again
         self.names: dict[str, int] = {}
+        owned = [*model.named_buffers(), *model.named_parameters()]
+        self.owned = {id(tensor): name for name, tensor in reversed(owned)}
+        self.running: list[nn.Module] = [model]
 
     def keep(self, call: Call, value: Any) -> None:
         """Write down a call, and that it made `value`."""
         self.calls.append(call)
+        call.within = self.running[-1]
         if isinstance(value, torch.Tensor):
             call.shape = tuple(value.shape)
             self.made[id(value)] = (call, ref(value))
             return
-        for tensor in _tensors(value):
-            self.made[id(tensor)] = (call, ref(tensor))
+        for number, tensor in enumerate(tensors_in(value)):
+            part = Call(f"{call.name}[{number}]", PART, (call, number), {}, tuple(tensor.shape))
+            self.calls.append(part)
+            self.made[id(tensor)] = (part, ref(tensor))
 
     def calls_for(self, value: Any) -> Any:
         """`value` with calls in the place of tensors."""
@@ -134,14 +169,26 @@ class _Recorder(TorchFunctionMode):
             return entry[0] if entry and entry[1]() is value else self._outside(value)
         if isinstance(value, (list, tuple)):
             return [self.calls_for(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self.calls_for(one) for key, one in value.items()}
+        if isinstance(value, slice):
+            return slice(*(self.calls_for(one) for one in (value.start, value.stop, value.step)))
+        if is_dataclass(value) and not isinstance(value, type):
+            return [self.calls_for(getattr(value, one.name)) for one in fields(value)]
         return value
 
     def _outside(self, tensor: torch.Tensor) -> Call:
-        owned = [*self.model.named_parameters(), *self.model.named_buffers()]
-        name = next((name for name, candidate in owned if candidate is tensor), "")
-        call = Call(name, OUTSIDE)
+        call = Call(self.owned.get(id(tensor), ""), OUTSIDE, tensor=tensor)
         self.keep(call, tensor)
         return call
+
+    def inside(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the `forward` of a module whose operations are written down."""
+        self.running.append(module)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.running.pop()
 
     def layer(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """In the place of a layer's `forward`."""
@@ -163,7 +210,7 @@ class _Recorder(TorchFunctionMode):
             return BatchSize(value) if name == "size" and args[1:] == (0,) else value
         given = tuple([self.calls_for(argument) for argument in args])
         keywords = {key: self.calls_for(argument) for key, argument in kwargs.items()}
-        if isinstance(value, (torch.Tensor, tuple, list)):
+        if isinstance(value, (torch.Tensor, tuple, list)) or name == "__setitem__":
             if name == "__get__":  # x.T
                 name = func.__self__.__name__
             earlier = self.names.get(name, 0)
@@ -180,9 +227,14 @@ class _Recorder(TorchFunctionMode):
         return value
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors of lists, tuples, dicts and dataclasses, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for one in value:
-            yield from _tensors(one)
+            yield from tensors_in(one)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from tensors_in([getattr(value, one.name) for one in fields(value)])

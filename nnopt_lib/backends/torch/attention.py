@@ -1,0 +1,92 @@
+"""Attention with fewer heads than `torch.nn.MultiheadAttention` can have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+
+class FewerHeads(nn.Module):
+    """What is left of a `torch.nn.MultiheadAttention` whose heads were removed; called like it.
+
+    That one derives the size of a head from the width of its input and the number of heads, so that it cannot
+    have fewer of them. Parameters keep their names, `in_proj_weight` (3 * heads * size, width) and so on.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention, heads: int, before: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = heads, attention.embed_dim // before
+        self.embed_dim, self.batch_first, self.dropout = (
+            attention.embed_dim,
+            attention.batch_first,
+            attention.dropout,
+        )
+        for name, parameter in attention.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name in ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+            if name not in self._parameters:
+                self.register_parameter(name, None)
+        self._qkv_same_embed_dim = False  # nn.TransformerEncoderLayer then leaves its fused path alone
+        self.out_proj = nn.Linear(1, 1, device="meta")
+        self.out_proj.weight, self.out_proj.bias = attention.out_proj.weight, attention.out_proj.bias
+        self.out_proj.out_features, self.out_proj.in_features = self.out_proj.weight.shape
+        self.train(attention.training)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: torch.Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `torch.nn.MultiheadAttention.forward`; masks that are per head must be those of the heads left."""
+        inputs = [query, key, value]
+        batched = query.dim() == 3
+        inputs = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in inputs]
+        inputs = [x if self.batch_first else x.transpose(0, 1) for x in inputs]  # (batch, positions, width)
+        q, k, v = (self._split(x, i) for i, x in enumerate(inputs))
+        mask = self._mask(q, k, key_padding_mask, attn_mask)
+        scores = q @ k.transpose(2, 3) * self.head_dim**-0.5
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        weights = F.dropout(weights, self.dropout, self.training)
+        out = self.out_proj((weights @ v).transpose(1, 2).flatten(2))
+        out = out if self.batch_first else out.transpose(0, 1)
+        out = out if batched else out.squeeze(0 if self.batch_first else 1)
+        if not need_weights:
+            return out, None
+        weights = weights.mean(1) if average_attn_weights else weights
+        return out, weights if batched else weights.squeeze(0)
+
+    def _split(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """Query, key or value: (batch, heads, positions, size)."""
+        width = self.num_heads * self.head_dim
+        part = slice(i * width, (i + 1) * width)
+        whole = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)[i]
+        weight = whole if self.in_proj_weight is None else self.in_proj_weight[part]
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[part]
+        return F.linear(x, weight, bias).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _mask(self, q: torch.Tensor, k: torch.Tensor, padding: Any, attention: Any) -> torch.Tensor | None:
+        """What is added to the scores, (batch or 1, heads or 1, queries, keys)."""
+        total: torch.Tensor | None = None
+        if attention is not None:
+            if attention.dim() == 3:
+                attention = attention.unflatten(0, (len(q), -1))
+            total = _as_added(attention, q)
+        if padding is not None:
+            added = _as_added(padding.reshape(-1, 1, 1, k.shape[2]), q)
+            total = added if total is None else total + added
+        return total
+
+
+def _as_added(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if mask.dtype == torch.bool:  # True: not allowed
+        return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, float("-inf"))
+    return mask.to(like.dtype)

@@ -1,0 +1,227 @@
+"""Reading any PyTorch module that runs: which channels can leave, from one run, function by function.
+
+Not layer by layer: a layer of torch.nn, a subclass of one and a call of torch.nn.functional run the same
+functions, so rules for functions read them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nnopt_lib.backends.torch.build import Network, _unwrapped, canonical_tensors
+from nnopt_lib.backends.torch.rules import RULES, Reader, taught
+from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.structure.labels import Value, unlabeled
+from nnopt_lib.structure.reading import Reading
+
+
+@dataclass
+class Details:
+    """What is needed to cut a module that was read, and to run it beside the smaller one.
+
+    args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
+    norms: labels of groups, by path of a GroupNorm; attentions: of heads, by path of a MultiheadAttention.
+    """
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+    owners: dict[str, list[tuple[str, str]]]
+    norms: dict[str, np.ndarray] = field(default_factory=dict)
+    attentions: dict[str, np.ndarray] = field(default_factory=dict)
+    sizes: list[tuple[str, int, np.ndarray]] = field(default_factory=list)
+    trains_more: bool = False  # whether a part of the module runs in training only
+
+    def twice(self) -> tuple[list[Any], dict[str, Any]]:
+        """The example two times: a batch normalization in training needs more than one number."""
+        return _twice(self.args), _twice(self.kwargs)
+
+
+def _twice(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.cat([value, value]) if value.dim() else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_twice(one) for one in value)
+    return {key: _twice(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def read(model: nn.Module, example_input: Any) -> Reading:
+    """The channels of `model`; its weights, buffers, modes and hooks stay."""
+    kind = type(model).__name__
+    if any("_orig_mod" in module._modules for module in model.modules()):
+        remedy = "Read the module that was compiled; compile what remove_nodes gives."
+        refuse("a model to read must not be compiled", kind, remedy)
+    model = _unwrapped(model)
+    names, owners = _names(model)
+    args, kwargs = example_of(model, example_input)
+    details = Details(args, kwargs, owners)
+    with unchanged(model):
+        model.eval()
+        try:
+            calls, end, _ = record(model, args, kwargs, taught)
+        except NnoptError:
+            raise
+        except Exception as error:
+            rule = f"{kind} must run on the example_input"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            remedy = "Pass a batch that it reads: a tensor, a tuple of them, or a dict of keyword arguments."
+            refuse(rule, reason, remedy)
+        reader = Reader(model, names, details)
+        _follow(reader, calls, end)
+        if _unreached(model, reader):
+            details.trains_more = _follow_training(reader, model, details)
+    for layer in _unreached(model, reader):
+        reader.reading.unread.setdefault(layer, "it did not run on the example")
+    reader.reading.details = details
+    return reader.reading
+
+
+def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, list[tuple[str, str]]]]:
+    """Canonical names by the identity of tensors; which modules hold each, under which attribute."""
+    names = {id(tensor): name for name, tensor in canonical_tensors(model)}
+    owners: dict[str, list[tuple[str, str]]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                name = names.setdefault(id(tensor), f"{path}/{attribute}".lstrip("/"))
+                owners.setdefault(name, []).append((path, attribute))
+    return names, owners
+
+
+def example_of(model: nn.Module, example_input: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The first example of a batch, as arguments: one tensor, a tuple or list, a dict by keyword."""
+    if example_input is None and isinstance(model, Network):
+        example_input = torch.zeros(1, *model.spec.input_shape)
+    if example_input is None:
+        remedy = "Pass a batch that the model reads, as example_input=x."
+        refuse(f"reading {type(model).__name__} needs an example_input", "none", remedy)
+    first = next(model.parameters(), torch.empty(0))
+    counts = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
+    several = isinstance(example_input, (tuple, list, Mapping))
+    if isinstance(example_input, (tuple, list)):
+        several = any(isinstance(one, (torch.Tensor, np.ndarray, tuple, list, dict)) for one in example_input)
+        several = several and not all(isinstance(one, (int, float, list)) for one in example_input)
+
+    def one_of(value: Any, single: bool) -> Any:
+        if isinstance(value, (torch.Tensor, np.ndarray)) or single:
+            tensor = torch.as_tensor(value)
+            tensor = (tensor[:1] if tensor.dim() else tensor).to(first.device)
+            if tensor.is_floating_point() or (single and not counts and tensor.dtype != torch.bool):
+                tensor = tensor.to(first.dtype)
+            return tensor.clone()
+        if isinstance(value, (tuple, list)):
+            return type(value)(one_of(one, False) for one in value)
+        if isinstance(value, dict):
+            return {key: one_of(one, False) for key, one in value.items()}
+        return value
+
+    if not several:
+        return [one_of(example_input, True)], {}
+    if isinstance(example_input, Mapping):
+        given = {key: one_of(value, False) for key, value in example_input.items()}
+        parameters = inspect.signature(model.forward).parameters
+        by_keyword = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        if by_keyword or all(isinstance(key, str) and key in parameters for key in given):
+            return [], given
+        return [given], {}
+    return [one_of(value, False) for value in example_input], {}
+
+
+@contextlib.contextmanager
+def unchanged(*models: nn.Module) -> Iterator[None]:
+    """Modes, buffers and the random generators are put back as they were."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    buffers = [(tensor, tensor.clone()) for model in models for tensor in model.buffers()]
+    devices = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for tensor, value in buffers:
+                if not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _unreached(model: nn.Module, reader: Reader) -> list[str]:
+    """Layers with parameters of their own that no call has read."""
+    return [
+        path
+        for path, module in model.named_modules()
+        if any(tensor is not None for tensor in module._parameters.values())
+        and not any(id(tensor) in reader.used for tensor in module._parameters.values())
+    ]
+
+
+def _follow(reader: Reader, calls: Sequence[Call], end: Any) -> None:
+    for call in calls:
+        reader.values[call] = _value(reader, call)
+    for call in calls_in(end):
+        value = reader.values[call]
+        for one in value if isinstance(value, list) else [value]:
+            reader.reading.labels.fix(one.labels, "its channels are outputs of the model")
+
+
+def _follow_training(reader: Reader, model: nn.Module, details: Details) -> bool:
+    """Read what runs in training only; False where it does not run on two examples."""
+    for module in model.modules():
+        module.training = True
+    before = len(reader.used)
+    try:
+        calls, end, _ = record(model, *details.twice(), taught)
+    except Exception:
+        return False
+    _follow(reader, calls, end)
+    return len(reader.used) > before
+
+
+def _value(reader: Reader, call: Call) -> Value | list[Value]:
+    """Labels of what a call gave, by its rule; without one its inputs stay whole."""
+    if call.target is PART:
+        given, number = call.args
+        value = reader.values[given]
+        return value[number] if isinstance(value, list) else unlabeled(call.shape)
+    if call.target is OUTSIDE:
+        if call.tensor is not None:
+            reader.used.add(id(call.tensor))
+        return unlabeled(call.shape)
+    if call.target is None:  # an input
+        return unlabeled(call.shape)
+    inputs = [one for one in calls_in([*call.args, *call.kwargs.values()])]
+    labeled = [one for one in inputs if _labeled(reader.values[one])]
+    name = reader.name_of(call)
+    if name in RULES:
+        try:
+            value = RULES[name](reader, call)
+        except NnoptError:
+            raise
+        except Exception:  # a form of the call that its rule does not foresee is one that is not understood
+            value = None
+        if value is not None:
+            if not isinstance(value, list) and value.shape == call.shape:
+                return value
+            if isinstance(value, list):
+                return value
+    reason = reader.reason or f"read by {name!r}, for which there is no rule"
+    reader.reason = ""
+    if labeled:
+        where = f" in {type(call.within).__name__}" if call.within is not None else ""
+        for one in labeled:
+            found = reader.values[one]
+            for part in found if isinstance(found, list) else [found]:
+                reader.reading.labels.fix(part.labels, reason + where)
+    return unlabeled(call.shape)
+
+
+def _labeled(value: Value | list[Value]) -> bool:
+    return any(one.labeled for one in (value if isinstance(value, list) else [value]))

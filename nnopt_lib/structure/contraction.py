@@ -1,0 +1,96 @@
+"""What becomes of channels in a sum of products: matrix products, einsum, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnopt_lib.structure.labels import NONE, Value, along, distinct, unlabeled, varying
+from nnopt_lib.structure.reading import Reading
+
+
+def contract(
+    reading: Reading,
+    where: str,
+    operands: Sequence[Value],
+    letters: Sequence[str],
+    out: str,
+    sizes: dict[str, int],
+) -> Value | None:
+    """The result of ``einsum`` of two operands; None where its channels cannot leave.
+
+    letters: one for each axis of each operand, as in einsum; out: those of the result; sizes: of all letters.
+    Channels that are summed over leave in both operands together. Where these differ from slice to slice of a
+    shared axis (the heads of attention), all of a slice leave together.
+    """
+    labels = [operand.labels for operand in operands]
+    summed = (set(letters[0]) & set(letters[1])) - set(out)
+    if (set(letters[0]) ^ set(letters[1])) - set(out):
+        return None  # a letter of one operand alone that is summed
+    shared = set(letters[0]) & set(letters[1]) & set(out)
+    changing = [_changing(one, names) for one, names in zip(labels, letters, strict=True)]
+    if any(names & summed for names in changing):
+        if any(names & shared for names in changing):
+            for i, names in enumerate(letters):
+                for letter in summed & changing[i]:
+                    labels[i] = reading.labels.join_along(labels[i], names.index(letter))
+            heads = True
+        elif any((names - summed) for names in changing) or len(summed & (changing[0] | changing[1])) != 1:
+            return None
+        else:
+            (letter,) = summed & (changing[0] | changing[1])
+            return _summed(reading, where, operands, letters, letter, [sizes[one] for one in out])
+    else:
+        heads = False
+    shape = [sizes[one] for one in out]
+    free = [_changing(one, names) - shared for one, names in zip(labels, letters, strict=True)]
+    if all(free):
+        return None  # every number of the result would belong to two channels
+    spread = [_aligned(one, names, out, shape) for one, names in zip(labels, letters, strict=True)]
+    has = [bool((distinct(one) != NONE).any()) for one in spread]
+    if heads:
+        reading.heads.append(np.unique(np.concatenate([one[one != NONE].ravel() for one in spread])))
+    if not any(has):
+        return unlabeled(shape)
+    zero = any(one and _zero(operand) for one, operand in zip(has, operands, strict=True))
+    held = 0.0 if zero else np.nan
+    if all(has):
+        return Value(reading.labels.join(*spread), held)
+    return Value(spread[0] if has[0] else spread[1], held)
+
+
+def _zero(value: Value) -> bool:
+    return bool(np.all(np.asarray(value.held) == 0))
+
+
+def _changing(labels: np.ndarray, letters: str) -> set[str]:
+    """Letters along which the labels change, and those of channels: one label on an axis is none that changes."""
+    return {letters[axis] for axis in varying(labels)}
+
+
+def _summed(
+    reading: Reading,
+    where: str,
+    operands: Sequence[Value],
+    letters: Sequence[str],
+    letter: str,
+    shape: list[int],
+) -> Value | None:
+    """Channels are summed over one by one: what is left of the sum has none."""
+    rows = [along(one.labels, names.index(letter)) for one, names in zip(operands, letters, strict=True)]
+    if rows[0] is None or rows[1] is None or not all(_zero(one) or not one.labeled for one in operands):
+        return None
+    reading.note_size(where, reading.labels.join(rows[0], rows[1]))  # a scale may be computed of it
+    return unlabeled(shape)
+
+
+def _aligned(labels: np.ndarray, letters: str, out: str, shape: list[int]) -> np.ndarray:
+    """Labels of an operand where the result has its letters; they do not change along what is summed."""
+    index = tuple(slice(None) if one in out else 0 for one in letters)
+    left = [one for one in letters if one in out]
+    labels = labels[index].transpose([left.index(one) for one in out if one in left])
+    for position, one in enumerate(out):
+        if one not in left:
+            labels = np.expand_dims(labels, position)
+    return np.broadcast_to(labels, shape)
