@@ -34,7 +34,10 @@ def _left_out(config: pytest.Config) -> list[str]:
 def pytest_ignore_collect(collection_path, config):
     """Do not even import the tests of a framework that is left out: that alone takes seconds."""
     folders = set(zip(collection_path.parts, collection_path.parts[1:], strict=False))
-    return True if any(("backends", name) in folders for name in _left_out(config)) else None
+    left_out = {("backends", name) for name in _left_out(config)}
+    if ("backends", "torch") in left_out:
+        left_out.add(("tests", "zoo"))  # networks in PyTorch
+    return True if folders & left_out else None
 
 
 @pytest.hookimpl(optionalhook=True)
