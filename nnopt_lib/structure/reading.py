@@ -174,9 +174,9 @@ class Reading:
         """A model without anything to remove is refused, by what stays whole and why."""
         if channels.size:
             return
-        what = "layer whose outputs another layer reads" if kind != "head" else "attention with several heads"
+        what = "a layer whose outputs another layer reads" if kind != "head" else "attention with several heads"
         shown = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(channels.whole.items())[:3])
         refuse(
-            f"a model to prune by {kind or 'node'}s needs a {what}",
+            f"a model to prune by {kind or 'node'}s needs {what}",
             f"none ({shown or 'no layer with a kernel'})",
         )

@@ -30,6 +30,7 @@ class Details:
 
     args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
     norms: labels of groups, by path of a GroupNorm; attentions: of heads, by path of a MultiheadAttention.
+    sizes: of axes with channels in the code of a module, by its path: the labels at each index, (size, others).
     """
 
     args: list[Any]
@@ -37,7 +38,7 @@ class Details:
     owners: dict[str, list[tuple[str, str]]]
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     attentions: dict[str, np.ndarray] = field(default_factory=dict)
-    sizes: list[tuple[str, int, np.ndarray]] = field(default_factory=list)
+    sizes: list[tuple[str, np.ndarray]] = field(default_factory=list)
     trains_more: bool = False  # whether a part of the module runs in training only
 
     def twice(self) -> tuple[list[Any], dict[str, Any]]:
@@ -205,7 +206,8 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             value = RULES[name](reader, call)
         except NnoptError:
             raise
-        except Exception:  # a form of the call that its rule does not foresee is one that is not understood
+        except Exception as e:  # a form of the call that its rule does not foresee is one that is not understood
+            if __import__("os").environ.get("DBG"): import traceback; traceback.print_exc()
             value = None
         if value is not None:
             if not isinstance(value, list) and value.shape == call.shape:

@@ -93,8 +93,9 @@ def _set_sizes(
         norm: Any = copies[path]
         norm.num_groups = _left(nodes, kept)
         norm.num_channels = norm.num_channels // len(labels) * norm.num_groups
-    for path, size, labels in details.sizes:
-        left = _left(channels.number[labels], kept)
+    for path, labels in details.sizes:
+        nodes = channels.number[labels]
+        size, left = len(labels), int(np.where(nodes == FIXED, True, kept[nodes]).any(1).sum())
         module = copies[path]
         if left == size or type(module).__module__.startswith("torch.nn"):
             continue

@@ -38,6 +38,10 @@ def _for(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
+_FIXED_SIZE = "added to, or multiplied with, numbers that keep their size"
+_FIXED_VALUES = "added to, or multiplied with, values whose channels all stay"
+
+
 class Reader:
     """What is known of a run so far.
 
@@ -50,6 +54,7 @@ class Reader:
         self.paths = {id(module): path for path, module in model.named_modules()}
         self.values: dict[Call, Any] = {}
         self.used: set[int] = set()
+        self.moved: dict[Call, Value] = {}
         self.reason = ""
 
     def name_of(self, call: Call) -> str:
@@ -79,6 +84,24 @@ class Reader:
         if isinstance(argument, Call) and argument.target is OUTSIDE and argument.tensor is not None:
             return self.names.get(id(argument.tensor))
         return None
+
+    def entries(self, argument: Any) -> Value:
+        """As `of`; but a parameter that is moved or changed before it is used gets labels of its own.
+
+        They stand along its last axis with more than one entry, that of features. Where they are then added to
+        channels of a layer they leave with them; alone they are no node.
+        """
+        value, name = self.of(argument), self.parameter(argument)
+        if name is None or not isinstance(argument.tensor, nn.Parameter):
+            return value
+        axes = [axis for axis, size in enumerate(argument.shape) if size > 1]
+        if not axes:
+            return value
+        if argument not in self.moved:
+            labels = self.reading.labels.new(argument.shape[axes[-1]])
+            self.reading.axis(name, axes[-1], labels, "bias")
+            self.moved[argument] = Value(spread(labels, axes[-1], argument.shape))
+        return self.moved[argument]
 
     def where(self, call: Call) -> str:
         """The kind of place that a call stands at: alike for modules of one class."""
@@ -332,7 +355,7 @@ _BINARY = (
 
 @_for(*_UNARY)
 def _unary(r: Reader, call: Call) -> Result:
-    x = r.of(call.args[0] if call.args else call.kwargs["input"])
+    x = r.entries(call.args[0] if call.args else call.kwargs["input"])
     return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
 
 
@@ -417,7 +440,7 @@ def _broadcast(r: Reader, a: Value, b: Value, shape: tuple[int, ...]) -> np.ndar
     labels, other = full if a.labeled else full[::-1]
     for axis in varying(labels):
         if other.shape[axis] != 1:
-            r.refuse("added to, or multiplied with, numbers that keep their size")
+            r.refuse(_FIXED_VALUES)
             return None
     if not varying(labels) and other.size > 1 and labels.size == 1:
         return np.broadcast_to(labels, shape)
@@ -435,7 +458,7 @@ def _with_parameter(r: Reader, call: Call, argument: Call, name: str, x: Value, 
     cut = [axis for axis in varying(x.labels) if axis >= offset and argument.shape[axis - offset] > 1]
     is_buffer = not isinstance(argument.tensor, nn.Parameter)
     if len(cut) > 1 or (cut and added and is_buffer):
-        r.refuse("added to, or multiplied with, numbers that keep their size")
+        r.refuse(_FIXED_SIZE)
         return None
     for axis in cut:
         labels = along(x.labels, axis)
@@ -630,7 +653,7 @@ _PIECES = ("chunk", "split", "tensor_split", "split_with_sizes", "unsafe_chunk",
 @_for(*_MOVES)
 def _move(r: Reader, call: Call) -> Result:
     given = calls_in([*call.args, *call.kwargs.values()])
-    values = [r.of(one) for one in given]
+    values = [r.entries(one) for one in given]
     if not any(one.labeled for one in values):
         shapes = (
             _applied(r, call, [np.zeros(one.shape, np.int8) for one in values]) if not call.shape else None
@@ -668,7 +691,8 @@ def _applied(r: Reader, call: Call, arrays: Sequence[np.ndarray]) -> Any:
             # A copy of what differs: PyTorch warns of memory that it must not write to.
             return torch.from_numpy(np.array(distinct(array))).expand(array.shape)
         if isinstance(value, (list, tuple)):
-            return type(value)(replace(one, top) for one in value)
+            inside = [replace(one, top) for one in value]
+            return tuple(inside) if isinstance(value, tuple) else inside
         if isinstance(value, slice):
             return (
                 slice(*(replace(one, False) for one in (value.start, value.stop)))
@@ -678,6 +702,7 @@ def _applied(r: Reader, call: Call, arrays: Sequence[np.ndarray]) -> Any:
         return value
 
     name = call.target if isinstance(call.target, str) else ""
+    name = "reshape" if name == "view" else name  # labels may lie in memory in another way than the numbers
     indexed = name == "__getitem__" or r.name_of(call) == "index_select"
     args = [replace(one, i == 0 or not indexed) for i, one in enumerate(call.args)]
     kwargs = {key: replace(one, not indexed) for key, one in call.kwargs.items()}
@@ -729,13 +754,8 @@ def _note_sizes(r: Reader, call: Call, arrays: Sequence[np.ndarray]) -> None:
     path = r.paths.get(id(call.within), "")
     for labels in arrays:
         for axis in varying(labels):
-            r.details.sizes.append(
-                (
-                    path,
-                    labels.shape[axis],
-                    np.take(distinct(np.moveaxis(labels, axis, 0)).reshape(labels.shape[axis], -1), 0, 1),
-                )
-            )
+            rows = np.moveaxis(distinct(labels), axis, 0)
+            r.details.sizes.append((path, rows.reshape(len(rows), -1)))
 
 
 def _join_pieces(r: Reader, call: Call, name: str, labels: np.ndarray, parts: Sequence[np.ndarray]) -> None:

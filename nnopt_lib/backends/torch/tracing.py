@@ -28,6 +28,7 @@ OUTSIDE = object()  # the target of a tensor that no operation made: a parameter
 PART = (
     object()
 )  # the target of one of several tensors that a call gave: its arguments are the call and a number
+_INDICES = (torch.int64, torch.int32, torch.bool)
 # What may be asked of a tensor: none of it depends on the numbers in it.
 _ASKED = {
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "__len__", "__get__"),
@@ -46,7 +47,7 @@ class Call:
     target: the class of a layer, a function, or the name of a tensor's method. args, kwargs: as they were
     given, with the calls that made them in the place of tensors. shape: of what it gave, with the batch; ()
     for more than one tensor. path, module: of a layer. within: the module whose code ran. tensor: of what no
-    operation made.
+    operation made, and of whole numbers, which may index others.
     """
 
     name: str
@@ -154,6 +155,8 @@ class _Recorder(TorchFunctionMode):
         call.within = self.running[-1]
         if isinstance(value, torch.Tensor):
             call.shape = tuple(value.shape)
+            if value.dtype in _INDICES:
+                call.tensor = value
             self.made[id(value)] = (call, ref(value))
             return
         for number, tensor in enumerate(tensors_in(value)):
@@ -168,7 +171,8 @@ class _Recorder(TorchFunctionMode):
             # An identity is given again once its tensor is gone: the reference says whether it is the same.
             return entry[0] if entry and entry[1]() is value else self._outside(value)
         if isinstance(value, (list, tuple)):
-            return [self.calls_for(one) for one in value]
+            inside = [self.calls_for(one) for one in value]
+            return tuple(inside) if isinstance(value, tuple) else inside
         if isinstance(value, dict):
             return {key: self.calls_for(one) for key, one in value.items()}
         if isinstance(value, slice):
