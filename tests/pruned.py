@@ -103,7 +103,7 @@ def check_constants_are_folded(spec, framework):
     check_random_graph(spec, framework, 3, 0.5)
     model = randomized(spec, framework, 3)
     masks = nnopt.prune(model, sparsity=0.5, granularity="node", score="random", scope="layer", seed=3)
-    with pytest.raises(NnoptError, match="would change its outputs; received a sigmoid, which makes 0.5"):
+    with pytest.raises(NnoptError, match="would change its outputs; received an activation that makes"):
         nnopt.remove_nodes(model, masks)
     x = np.random.default_rng(3).standard_normal((3, *spec.input_shape), np.float32)
     small = nnopt.remove_nodes(model, masks, fold=True)

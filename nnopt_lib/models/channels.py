@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import NnoptError
-from nnopt_lib.frameworks import reading_backend_of, removal_backend_of
-from nnopt_lib.structure.coupling import FIXED, Nodes
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.frameworks import mask_backend_of, reading_backend_of, removal_backend_of
+from nnopt_lib.structure.coupling import FIXED, Nodes, couple
 from nnopt_lib.structure.reading import Channels, Reading
+from nnopt_lib.structure.spec import NetSpec
+
+_BY_DESCRIPTION = "joined to inputs or outputs of the network, or read by attention or a position encoding"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ def read_channels(model: Any, example_input: Any = None, kind: str | None = "nod
     model does not run or gives other outputs than the masked one, these nodes stay whole, with that reason.
     """
     reading = reading_backend_of(model).read(model, example_input)
+    spec = getattr(model, "spec", None)
+    if isinstance(spec, NetSpec):  # what its description cannot say of a smaller one stays
+        coupling = couple(spec)
+        for layer, labels in reading.made.items():
+            reading.labels.fix(labels[coupling.nodes[layer] == FIXED], _BY_DESCRIPTION)
     channels = reading.channels(kind)
     reading.refuse_empty(channels, kind)
     if reading.sized and kind:
@@ -68,8 +76,9 @@ def _problem(model: Any, reading: Reading, kind: str, places: list[list[np.ndarr
         return None
     backend = removal_backend_of(model)
     try:
-        small = backend.cut(model, channels, kept, reading.details)
-        return backend.difference(model, small, channels, kept, reading.details)
+        added, exact = folded(model, channels, kept, fold=True)
+        small = backend.cut(model, channels, kept, reading.details, added)
+        return backend.difference(model, small, channels, kept, reading.details) if exact else None
     except NnoptError as error:
         return str(error)
 
@@ -78,9 +87,37 @@ def half_of(nodes: Nodes, among: np.ndarray) -> np.ndarray:
     """Every second one of these nodes leaves, but never the last of a layer; boolean (size,), True = stays."""
     kept = np.ones(nodes.size, bool)
     # At random: a pattern might be one that wrong code survives.
-    kept[np.random.default_rng(0).permutation(among)[: len(among) // 2]] = False
+    kept[np.random.default_rng(0).permutation(among)[: (len(among) + 1) // 2]] = False
     for layer in nodes.layers:
         numbers = nodes.nodes[layer]
         if not (numbers == FIXED).any() and not kept[numbers].any():
             kept[numbers[0]] = True
     return kept
+
+
+def folded(
+    model: Any, channels: Channels, kept: np.ndarray, *, fold: bool
+) -> tuple[dict[str, np.ndarray], bool]:
+    """What removed nodes give to the layers that read them, to be added to biases; and whether it is exact.
+
+    Exact for dense layers and for convolutions without padding. Under zero padding a convolution sees the
+    constant inside and zeros at the border, so there the outputs of the border change. With ``fold=False``
+    anything to fold is refused.
+    """
+    added, exact = {}, True
+    for read in channels.reads:
+        gone = (read.inputs != FIXED) & ~kept[read.inputs]
+        constant = np.where(gone, read.held, 0.0)
+        if not constant.any():
+            continue
+        if not fold:
+            rule = f"removing nodes that layer {read.layer!r} reads would change its outputs"
+            remedy = "Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."
+            made = f"{constant[constant != 0][0]:.3g}"
+            refuse(rule, f"an activation that makes {made} of their 0, and fold=False", remedy)
+        # In float64: a sum over hundreds of inputs would cost the fifth digit that is promised.
+        kernel = mask_backend_of(model).weights(model, [read.kernel])[read.kernel].astype(np.float64)
+        summed = kernel.reshape(*kernel.shape[:2], -1).sum(2) @ constant
+        added[read.kernel] = summed[channels.channels(read.layer, kept)]
+        exact = exact and not read.padded
+    return added, exact

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ import numpy as np
 
 from nnopt_lib.checks import NnoptError, check_choice, refuse
 from nnopt_lib.files import load_tensors, save_tensors
-from nnopt_lib.frameworks import FRAMEWORKS, backend
-from nnopt_lib.models.describe import Described
-from nnopt_lib.pruning.removal import cut_model, note_recipe, orders_after, recipe_of
+from nnopt_lib.frameworks import FRAMEWORKS, backend, backend_of
+from nnopt_lib.models.channels import read_channels
+from nnopt_lib.models.describe import Described, read
+from nnopt_lib.pruning.removal import cut_model, example_shape, note_recipe, recipe_of
 from nnopt_lib.structure.coupling import couple
-from nnopt_lib.structure.spec import NetSpec, split_name
+from nnopt_lib.structure.reading import Channels
+from nnopt_lib.structure.spec import NetSpec
 from nnopt_lib.structure.weights import check_match
 
-_FORMAT = "nnopt-small-1"
+_FORMAT = "nnopt-small-2"
 
 
 def save_small(model: Any, path: str | Path) -> None:
@@ -42,12 +43,20 @@ def save_small(model: Any, path: str | Path) -> None:
     recipe = recipe_of(model)
     if recipe is None:
         refuse("a model to save as a recipe must come from remove_nodes or load_small", type(model).__name__)
-    after = NetSpec.from_json(recipe["after"])
-    orders = {layer: np.asarray(order) for layer, order in recipe["orders"].items()}
-    weights = Described(after, recipe["paths"], orders, couple(after)).weights(model)
-    # Paths and orders are those of this model; one that is loaded brings its own.
-    text = json.dumps({name: recipe[name] for name in ("before", "after", "kept")})
-    save_tensors(path, weights, _FORMAT, text)
+    description = _description(model, recipe["example"])
+    content = {name: recipe[name] for name in ("before", "kept", "widths")} | {"description": description}
+    text = json.dumps(content)
+    save_tensors(path, backend_of(model).get_weights(model), _FORMAT, text)
+
+
+def _description(model: Any, example: list[int] | None) -> dict[str, Any] | None:
+    """The description of the smaller model and what leads back to it; None for one that has none."""
+    try:
+        spec, paths, orders = read(model, None if example is None else np.zeros((1, *example), np.float32))
+    except NnoptError:
+        return None
+    positions = {layer: order.tolist() for layer, order in orders.items()}
+    return {"spec": spec.to_json(), "paths": dict(paths), "orders": positions}
 
 
 def load_small(
@@ -76,15 +85,26 @@ def load_small(
         (2, 4)
     """
     recipe, weights = _read(Path(path))
-    after = NetSpec.from_json(recipe["after"])
-    if model is None:
-        result = backend(check_choice("framework", framework or "torch", FRAMEWORKS)).build(after, weights)
-        paths = {layer: layer for layer, _ in map(split_name, weights)}
-        note_recipe(result, recipe["before"], after, recipe["kept"], paths, {})
-        return result
-    if framework is not None:
-        refuse("framework says what to build, and a model was given", repr(framework), "Leave it out.")
-    return _cut_as_saved(model, recipe, weights, path, example_input)
+    if model is not None:
+        if framework is not None:
+            refuse("framework says what to build, and a model was given", repr(framework), "Leave it out.")
+        return _cut_as_saved(model, recipe, weights, path, example_input)
+    check_choice("framework", framework or "torch", FRAMEWORKS)
+    if recipe["description"] is None:
+        rule = f"{path} must hold a network that NetSpec can describe, to be built"
+        refuse(rule, "one with other operations", "Pass model=, a model of the network before removal.")
+    described = _described(recipe["description"])
+    result = backend(framework or "torch").build(described.spec, described.translated(weights))
+    name_of = {path: name for name, path in described.paths.items()}
+    kept, widths = ({name_of[layer]: one for layer, one in recipe[key].items()} for key in ("kept", "widths"))
+    note_recipe(result, recipe["before"], kept, widths, None)
+    return result
+
+
+def _described(description: dict[str, Any]) -> Described:
+    spec = NetSpec.from_json(description["spec"])
+    orders = {layer: np.asarray(order) for layer, order in description["orders"].items()}
+    return Described(spec, description["paths"], orders, couple(spec))
 
 
 def _cut_as_saved(
@@ -95,49 +115,43 @@ def _cut_as_saved(
     example_input: Any,
 ) -> Any:
     """The smaller copy of `model` that a recipe asks for, with the saved weights."""
-    described = Described.of(model, example_input)
-    before, after = (NetSpec.from_json(recipe[name]) for name in ("before", "after"))
-    name_of = _names(before, described.spec, path)
-    indices = {name_of[layer]: channels for layer, channels in recipe["kept"].items()}
-    masks = {}
-    for layer, channels in indices.items():
-        masks[layer] = np.zeros(len(described.coupling.nodes[layer]), bool)
-        masks[layer][channels] = True
-    kept = described.coupling.kept(masks)
-    after, parts = _renamed(after, name_of), {name: split_name(name) for name in weights}
-    weights = {f"{name_of[layer]}/{part}": weights[name] for name, (layer, part) in parts.items()}
-    result = cut_model(model, described, kept, after, weights, example_input)
-    orders = orders_after(described, kept)
-    note_recipe(result, described.spec.to_json(), after, indices, described.paths, orders)
+    read_model = read_channels(model, example_input, None)
+    channels = read_model.channels
+    rule = f"{path} must hold a recipe for this network"
+    names, kept = _matching(recipe["kept"], channels), {}
+    for saved, layer in names.items():
+        mask, width = np.zeros(len(channels.nodes[layer]), bool), recipe["widths"][saved]
+        if width != len(mask):
+            refuse(rule, f"one for another (with {width} channels in layer {layer!r}, not {len(mask)})")
+        mask[np.asarray(recipe["kept"][saved])] = True
+        kept[layer] = mask
+    if len(names) < len(recipe["kept"]):
+        missing = next(layer for layer in recipe["kept"] if layer not in names)
+        refuse(rule, f"one for another (with a layer {missing!r} whose nodes left)")
+    result = cut_model(model, read_model, channels.kept(kept), True, compare=False)
+    shapes = {name: value.shape for name, value in backend_of(result).get_weights(result).items()}
+    # In the same order: Keras numbers its layers on.
+    values = dict(zip(shapes, weights.values(), strict=False)) if set(shapes) != set(weights) else weights
+    received = {name: value.shape for name, value in values.items()}
+    if received != shapes or len(shapes) != len(weights):
+        differ = next(
+            (n for n in {**shapes, **received} if shapes.get(n) != received.get(n)), "another number"
+        )
+        refuse(rule, f"one for another ({differ}: {received.get(differ)} for {shapes.get(differ)})")
+    backend_of(result).set_weights(result, {name: np.array(value) for name, value in values.items()})
+    spec = getattr(model, "spec", None)
+    before = spec.to_json() if isinstance(spec, NetSpec) else recipe["before"]
+    by_layer = {layer: np.flatnonzero(mask).tolist() for layer, mask in kept.items()}
+    widths = {layer: len(mask) for layer, mask in kept.items()}
+    note_recipe(result, before, by_layer, widths, example_shape(example_input))
     return result
 
 
-def _names(saved: NetSpec, current: NetSpec, path: str | Path) -> dict[str, str]:
-    """The current name of each saved node, in order: Keras numbers its layers on. Others are refused."""
-    pairs = zip(saved.nodes, current.nodes, strict=False)
-    name_of = {saved_node.name: node.name for saved_node, node in pairs}
-    if len(saved.nodes) != len(current.nodes) or _renamed(saved, name_of) != current:
-        difference = _first_difference(current, saved, name_of)
-        refuse(f"{path} must hold a recipe for this network", f"one for another ({difference})")
-    return name_of
-
-
-def _renamed(spec: NetSpec, names: Mapping[str, str]) -> NetSpec:
-    nodes = [
-        replace(node, name=names[node.name], inputs=tuple(names.get(name, name) for name in node.inputs))
-        for node in spec.nodes
-    ]
-    return NetSpec(spec.input_shape, tuple(nodes))
-
-
-def _first_difference(current: NetSpec, saved: NetSpec, name_of: Mapping[str, str]) -> str:
-    if current.input_shape != saved.input_shape:
-        return f"it reads {saved.input_shape}, this one {current.input_shape}"
-    for node, old in zip(current.nodes, saved.nodes, strict=False):
-        inputs = tuple(name_of.get(name, name) for name in old.inputs)
-        if (node.op, node.inputs, node.options) != (old.op, inputs, old.options):
-            return f"{old.op} {dict(old.options)} for {node.op} {node.name!r} {dict(node.options)}"
-    return f"it has {len(saved.nodes)} nodes, this one {len(current.nodes)}"
+def _matching(kept: Mapping[str, Any], channels: Channels) -> dict[str, str]:
+    """The model's layer for each of a recipe: of the same name, else in the same order."""
+    if all(layer in channels.nodes for layer in kept):
+        return {layer: layer for layer in kept}
+    return dict(zip(kept, channels.layers, strict=False))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -145,13 +159,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     weights, text = load_tensors(path, _FORMAT, rule, remedy)
     try:  # a file may come from anyone: nothing in it is used before it has been built and compared
         recipe = json.loads(text)
-        before, after = (NetSpec.from_json(recipe[name]) for name in ("before", "after"))
-        check_match(weights, after.parameter_shapes(trainable=False), "weights")
-        coupling, masks = couple(before), {}
         for layer, indices in recipe["kept"].items():
-            masks[layer] = np.zeros(coupling.nodes[layer].shape, bool)
-            masks[layer][np.asarray(indices, int)] = True
-        coupling.kept(masks)
+            channels = np.asarray(indices)
+            if channels.dtype.kind != "i" or channels.ndim != 1 or not len(channels):
+                raise ValueError(layer)
+            if channels.min() < 0 or channels.max() >= int(recipe["widths"][layer]):
+                raise ValueError(layer)
+        if recipe["before"] is not None:
+            NetSpec.from_json(recipe["before"])
+        if recipe["description"] is not None:
+            described = _described(recipe["description"])
+            shapes = described.spec.parameter_shapes(trainable=False)
+            translated = described.translated(weights)
+            check_match(translated, shapes, "weights")
     except (NnoptError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         refuse(rule, f"a recipe that does not fit its weights ({type(error).__name__})", remedy)
     return recipe, weights

@@ -77,7 +77,7 @@ def importance(
 
 def by_weights(model: Any, channels: Channels, score: str, seed: int) -> np.ndarray:
     """Importance of each node by weights alone, (size,)."""
-    names = [axis.tensor for part in ("kernel", "scale") for _, axis in channels.made(part)]
+    names = [axis.tensor for part in ("kernel", "scale") for axis in channels.made(part)]
     weights = mask_backend_of(model).weights(model, names)
     return NODE_SCORES[score](channels, weights, seed=seed)
 
@@ -111,7 +111,7 @@ def _per_node(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum over a node's channels of ``rule(rows)``, and how many channels were summed; both (size,)."""
     total, count = np.zeros(channels.size), np.zeros(channels.size)
-    for _, axis in channels.made(part):
+    for axis in channels.made(part):
         rows = np.moveaxis(weights[axis.tensor], axis.axis, 0)
         # In float64: a float32 sum over thousands of weights loses the digits that tell close nodes apart.
         scores = rule(rows.reshape(len(rows), -1).astype(np.float64))

@@ -126,26 +126,35 @@ class Masks(Mapping[str, np.ndarray]):
         Of saved `NodeMasks` these are the masks by layer: enough to remove nodes, and `NodeMasks.load` reads
         the rest, which `hold` needs.
         """
-        parts = read_parts(path, f"{path} must be a whole file that Masks.save wrote")
+        parts, _ = read_parts(path, f"{path} must be a whole file that Masks.save wrote")
         return cls._of(parts.get("layers") or parts[""])
 
 
-def write_parts(path: str | Path, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Write named groups of masks, or one group without a name, to one file."""
+def write_parts(
+    path: str | Path,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
+    whole: Mapping[str, str] | None = None,
+) -> None:
+    """Write named groups of masks, or one group without a name, to one file; and why layers stay whole."""
     packed = {
         _key(part, name): np.packbits(mask) for part, masks in parts.items() for name, mask in masks.items()
     }
     shapes = {part: {name: mask.shape for name, mask in masks.items()} for part, masks in parts.items()}
-    save_tensors(path, packed, _FORMAT, json.dumps(shapes.get("", shapes)))
+    content = shapes.get("", {**shapes, "whole": dict(whole or {})})
+    save_tensors(path, packed, _FORMAT, json.dumps(content))
 
 
-def read_parts(path: str | Path, rule: str) -> dict[str, dict[str, np.ndarray]]:
+def read_parts(path: str | Path, rule: str) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, str]]:
     """What `write_parts` wrote; anything else is refused by `rule`."""
     remedy = "Save the masks again, or use another file."
     packed, text = load_tensors(path, _FORMAT, rule, remedy)
     try:
         shapes = json.loads(text)
-        groups = shapes if all(isinstance(one, dict) for one in shapes.values()) else {"": shapes}
+        named = all(isinstance(one, dict) for one in shapes.values())
+        whole = {
+            str(layer): str(reason) for layer, reason in (shapes.pop("whole", {}) if named else {}).items()
+        }
+        groups = shapes if named else {"": shapes}
         parts = {
             part: {name: _unpacked(packed.pop(_key(part, name)), shape) for name, shape in group.items()}
             for part, group in groups.items()
@@ -154,7 +163,7 @@ def read_parts(path: str | Path, rule: str) -> dict[str, dict[str, np.ndarray]]:
         refuse(rule, f"shapes that do not fit ({type(error).__name__})", remedy)
     if packed or not parts or not all(parts.values()):
         refuse(rule, f"arrays without a shape: {', '.join(packed) or 'none at all'}", remedy)
-    return parts
+    return parts, whole
 
 
 def _key(part: str, name: str) -> str:

@@ -41,12 +41,13 @@ class NodeMasks(Masks):
     _whole: Mapping[str, str] = MappingProxyType({})
 
     def __repr__(self) -> str:
-        whole = f"; {len(self.whole)} layers whole, see .whole" if self.whole else ""
-        return super().__repr__().removesuffix(")") + f"{whole})"
+        count = len(self.whole)
+        whole = f"; {count} layer{'s' * (count != 1)} whole, see .whole" if count else ""
+        return f"{super().__repr__().removesuffix(')')}{whole})"
 
     @property
     def whole(self) -> Mapping[str, str]:
-        """The layers that keep all their nodes, with the reason; empty for masks that were loaded."""
+        """The layers that keep all their nodes, with the reason."""
         return MappingProxyType(dict(self._whole))
 
     @property
@@ -70,16 +71,17 @@ class NodeMasks(Masks):
         """Write to a safetensors file, with what they mean for weights; whole or not at all."""
         if self._kept is None:
             return super().save(path)
-        write_parts(path, {"layers": self, "weights": self.weights, "nodes": {"kept": self._kept}})
+        parts = {"layers": self, "weights": self.weights, "nodes": {"kept": self._kept}}
+        write_parts(path, parts, self.whole)
 
     @classmethod
     def load(cls, path: str | Path) -> NodeMasks:
         """Read what `save` wrote, to be held again; a file of other masks is refused in one sentence."""
         rule = f"{path} must be a whole file that NodeMasks.save wrote"
-        parts = read_parts(path, rule)
+        parts, whole = read_parts(path, rule)
         if set(parts) != {"layers", "weights", "nodes"} or set(parts["nodes"]) != {"kept"}:
             refuse(rule, "other masks", "Load those on weights by Masks.load.")
-        return cls.of_nodes(parts["layers"], parts["nodes"]["kept"], Masks(parts["weights"]))
+        return cls.of_nodes(parts["layers"], parts["nodes"]["kept"], Masks(parts["weights"]), whole)
 
     @classmethod
     def of_nodes(

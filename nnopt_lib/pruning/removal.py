@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from nnopt_lib.checks import refuse
-from nnopt_lib.frameworks import mask_backend_of, removal_backend_of
-from nnopt_lib.models.channels import ReadModel, read_channels
+from nnopt_lib.frameworks import removal_backend_of
+from nnopt_lib.models.channels import ReadModel, folded, read_channels
 from nnopt_lib.pruning.masks import Masks
-from nnopt_lib.structure.coupling import FIXED, couple
+from nnopt_lib.structure.coupling import couple
 from nnopt_lib.structure.edits.resize import resize
 from nnopt_lib.structure.reading import Channels
 from nnopt_lib.structure.spec import NetSpec
@@ -50,11 +50,7 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
         >>> tuple(small.dense_1.weight.shape)
         (4, 4)
     """
-    return _removed(model, read_channels(model, example_input, None), masks, fold)
-
-
-def _removed(model: Any, read: ReadModel, masks: Mapping[str, np.ndarray], fold: bool) -> Any:
-    """`remove_nodes` of a model that was read."""
+    read = read_channels(model, example_input, None)
     channels = read.channels
     kept = channels.kept(masks)
     result = cut_model(model, read, kept, fold)
@@ -68,11 +64,13 @@ def _removed(model: Any, read: ReadModel, masks: Mapping[str, np.ndarray], fold:
         indices = {**known, **indices}
     spec = getattr(model, "spec", None)
     before = earlier["before"] if earlier else spec.to_json() if isinstance(spec, NetSpec) else None
-    note_recipe(result, before, indices)
+    widths = earlier["widths"] if earlier else {name: len(channels.nodes[name]) for name in indices}
+    widths = {name: len(channels.nodes[name]) for name in indices if name in channels.nodes} | widths
+    note_recipe(result, before, indices, widths, example_shape(example_input))
     return result
 
 
-def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool) -> Any:
+def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool, *, compare: bool = True) -> Any:
     """A copy of `model` without the nodes that are not kept; it was run beside the masked model."""
     channels, backend = read.channels, removal_backend_of(model)
     added, exact = folded(model, channels, kept, fold=fold)
@@ -80,7 +78,7 @@ def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool) -> Any:
     spec = getattr(model, "spec", None)
     if isinstance(spec, NetSpec):
         small.spec = _smaller_spec(spec, channels, kept, added)
-    problem = backend.difference(model, small, channels, kept, read.details) if exact else None
+    problem = backend.difference(model, small, channels, kept, read.details) if exact and compare else None
     if problem:
         rule = f"a smaller {type(model).__name__} must give the outputs of the masked one"
         refuse(rule, problem, "Keep those layers whole (skip=[...]), or write no sizes into forward.")
@@ -102,37 +100,25 @@ def _smaller_spec(
     return NetSpec(after.input_shape, tuple(nodes))
 
 
-def folded(
-    model: Any, channels: Channels, kept: np.ndarray, *, fold: bool
-) -> tuple[dict[str, np.ndarray], bool]:
-    """What removed nodes give to the layers that read them, to be added to biases; and whether it is exact.
+def note_recipe(
+    model: Any,
+    before: str | None,
+    kept: Mapping[str, list[int]],
+    widths: Mapping[str, int],
+    example: list[int] | None,
+) -> None:
+    """Keep with a smaller model what `save_small` writes; as text, which every framework leaves alone.
 
-    Exact for dense layers and for convolutions without padding. Under zero padding a convolution sees the
-    constant inside and zeros at the border, so there the outputs of the border change. With ``fold=False``
-    anything to fold is refused.
+    before: the description of the network before, if it has one. widths: how many channels layers had then.
     """
-    added, exact = {}, True
-    for read in channels.reads:
-        gone = (read.inputs != FIXED) & ~kept[read.inputs]
-        constant = np.where(gone, read.held, 0.0)
-        if not constant.any():
-            continue
-        layer = read.kernel.rpartition("/")[0]
-        if not fold:
-            rule = f"removing nodes that layer {layer!r} reads would change its outputs"
-            remedy = "Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."
-            refuse(rule, "an activation, which makes something else of their 0, and fold=False", remedy)
-        # In float64: a sum over hundreds of inputs would cost the fifth digit that is promised.
-        kernel = mask_backend_of(model).weights(model, [read.kernel])[read.kernel].astype(np.float64)
-        summed = kernel.reshape(*kernel.shape[:2], -1).sum(2) @ constant
-        added[read.kernel] = summed[channels.channels(layer, kept)]
-        exact = exact and not read.padded
-    return added, exact
+    recipe = {"before": before, "kept": dict(kept), "widths": dict(widths), "example": example}
+    setattr(model, _RECIPE, json.dumps(recipe))
 
 
-def note_recipe(model: Any, before: str | None, kept: Mapping[str, list[int]]) -> None:
-    """Keep with a smaller model what `save_small` writes; as text, which every framework leaves alone."""
-    setattr(model, _RECIPE, json.dumps({"before": before, "kept": dict(kept)}))
+def example_shape(example_input: Any) -> list[int] | None:
+    """The shape of one example of a single tensor of real numbers; None for anything else."""
+    shape, kind = getattr(example_input, "shape", None), str(getattr(example_input, "dtype", ""))
+    return [int(size) for size in shape[1:]] if shape is not None and "float" in kind else None
 
 
 def recipe_of(model: Any) -> dict[str, Any] | None:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nnopt_lib.structure.labels import NONE, Value, along, distinct, unlabeled, varying
+from nnopt_lib.structure.labels import NONE, Value, distinct, unlabeled, varying
 from nnopt_lib.structure.reading import Reading
 
 
 def contract(
     reading: Reading,
-    where: str,
     operands: Sequence[Value],
     letters: Sequence[str],
     out: str,
@@ -21,8 +20,8 @@ def contract(
     """The result of ``einsum`` of two operands; None where its channels cannot leave.
 
     letters: one for each axis of each operand, as in einsum; out: those of the result; sizes: of all letters.
-    Channels that are summed over leave in both operands together. Where these differ from slice to slice of a
-    shared axis (the heads of attention), all of a slice leave together.
+    Channels that are summed over stay. Where these differ from slice to slice of a shared axis (the heads of
+    attention), all of a slice leave together.
     """
     labels = [operand.labels for operand in operands]
     summed = (set(letters[0]) & set(letters[1])) - set(out)
@@ -36,11 +35,8 @@ def contract(
                 for letter in summed & changing[i]:
                     labels[i] = reading.labels.join_along(labels[i], names.index(letter))
             heads = True
-        elif any((names - summed) for names in changing) or len(summed & (changing[0] | changing[1])) != 1:
+        else:  # a scale may be computed of how many they are, as attention does
             return None
-        else:
-            (letter,) = summed & (changing[0] | changing[1])
-            return _summed(reading, where, operands, letters, letter, [sizes[one] for one in out])
     else:
         heads = False
     shape = [sizes[one] for one in out]
@@ -67,22 +63,6 @@ def _zero(value: Value) -> bool:
 def _changing(labels: np.ndarray, letters: str) -> set[str]:
     """Letters along which the labels change, and those of channels: one label on an axis is none that changes."""
     return {letters[axis] for axis in varying(labels)}
-
-
-def _summed(
-    reading: Reading,
-    where: str,
-    operands: Sequence[Value],
-    letters: Sequence[str],
-    letter: str,
-    shape: list[int],
-) -> Value | None:
-    """Channels are summed over one by one: what is left of the sum has none."""
-    rows = [along(one.labels, names.index(letter)) for one, names in zip(operands, letters, strict=True)]
-    if rows[0] is None or rows[1] is None or not all(_zero(one) or not one.labeled for one in operands):
-        return None
-    reading.note_size(where, reading.labels.join(rows[0], rows[1]))  # a scale may be computed of it
-    return unlabeled(shape)
 
 
 def _aligned(labels: np.ndarray, letters: str, out: str, shape: list[int]) -> np.ndarray:

@@ -5,7 +5,6 @@ Filled by the adapters, which know the operations; turned into nodes here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,11 @@ _OTHER_KIND = {
     "node": "attention heads, which granularity='head' removes",
     "head": "nodes that are no attention heads, which granularity='node' removes",
 }
+
+
+def layer_of(tensor: str) -> str:
+    """The layer that a kernel belongs to; one that is no layer's weight is a layer by itself."""
+    return tensor.removesuffix("/kernel")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Read:
     held: (inputs,); inputs: their nodes. padded: zeros at the border, where folding is not exact.
     """
 
+    layer: str
     kernel: str
     held: np.ndarray
     inputs: np.ndarray
@@ -69,11 +74,9 @@ class Channels(Nodes):
             f"What stays whole there: {self.whole.get(layer, 'channels joined with such as cannot leave')}."
         )
 
-    def made(self, part: str) -> Iterator[tuple[str, Axis]]:
-        """Layers with the axis of their kernels (or biases, scales, shifts) along which nodes are made."""
-        for axis in self.axes:
-            if axis.part == part and (axis.nodes != FIXED).any():
-                yield axis.tensor.rpartition("/")[0], axis
+    def made(self, part: str) -> list[Axis]:
+        """The axes of all kernels (or biases, scales, shifts) along which nodes are made."""
+        return [axis for axis in self.axes if axis.part == part and (axis.nodes != FIXED).any()]
 
 
 @dataclass
@@ -111,13 +114,17 @@ class Reading:
             part = part or part_before
         self._axes[tensor, axis] = labels, part
 
-    def read(self, kernel: str, labels: np.ndarray, held: Any, padded: bool) -> None:
+    def read(
+        self, kernel: str, labels: np.ndarray, held: Any, *, padded: bool, foldable: bool = True
+    ) -> None:
         """A layer reads channels that hold something while they are masked."""
-        held = np.broadcast_to(held, labels.shape)
+        held, layer = np.broadcast_to(held, labels.shape), layer_of(kernel)
         unknown = np.isnan(held) & (labels != NONE)
-        layer = kernel.rpartition("/")[0]
         self.labels.fix(labels[unknown], f"read by {layer!r} while they hold what other channels say")
-        if (held[~unknown & (labels != NONE)] != 0).any():
+        constant = ~unknown & (labels != NONE) & (held != 0)
+        if not foldable or not kernel.endswith("/kernel"):  # then there is no bias to add it to
+            self.labels.fix(labels[constant], f"read by {layer!r} while they hold a constant, not 0")
+        elif constant.any():
             self._reads.append((kernel, np.nan_to_num(held), labels, padded))
 
     def note_size(self, where: str, labels: np.ndarray) -> None:
@@ -165,7 +172,10 @@ class Reading:
             for (tensor, axis), (labels, part) in self._axes.items()
             if (labels != NONE).any()
         )
-        reads = tuple(Read(kernel, held, nodes_of(labels), p) for kernel, held, labels, p in self._reads)
+        reads = tuple(
+            Read(layer_of(kernel), kernel, held, nodes_of(labels), p)
+            for kernel, held, labels, p in self._reads
+        )
         groups_of = {kernel: nodes_of(labels) for kernel, labels in self.groups_of.items()}
         makers = list(self.made)
         return Channels(nodes, *grouped(makers, nodes), axes, reads, whole, groups_of, number)
@@ -174,7 +184,9 @@ class Reading:
         """A model without anything to remove is refused, by what stays whole and why."""
         if channels.size:
             return
-        what = "a layer whose outputs another layer reads" if kind != "head" else "attention with several heads"
+        what = (
+            "a layer whose outputs another layer reads" if kind != "head" else "attention with several heads"
+        )
         shown = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(channels.whole.items())[:3])
         refuse(
             f"a model to prune by {kind or 'node'}s needs {what}",

@@ -39,5 +39,6 @@ def test_a_network_without_nodes_to_remove_is_refused():
             nn.Sequential(nn.Linear(3, 2)), sparsity=0.5, granularity="node", example_input=np.zeros((1, 3))
         )
     assert str(error.value) == (
-        "a model to prune by nodes needs a layer whose outputs another layer reads; received none."
+        "a model to prune by nodes needs a layer whose outputs another layer reads; "
+        "received none ('0': its channels are outputs of the model)."
     )

@@ -35,7 +35,7 @@ def test_a_recipe_loads_into_ones_own_class_and_as_a_built_model(tmp_path):
             assert close(nnopt.predict(small, X), nnopt.predict(loaded, X))
         nnopt.save_small(cut, tmp_path / "again.safetensors")
         files = [
-            load_tensors(file, "nnopt-small-1", "", "") for file in (path, tmp_path / "again.safetensors")
+            load_tensors(file, "nnopt-small-2", "", "") for file in (path, tmp_path / "again.safetensors")
         ]
         assert files[0][1] == files[1][1]
         for name, value in files[0][0].items():
@@ -62,7 +62,7 @@ def test_a_recipe_for_another_network_is_refused(tmp_path):
         nnopt.load_small(path, model=other, example_input=X)
     assert str(error.value) == (
         f"{path} must hold a recipe for this network; received one for another "
-        "(dense {'units': 12, 'bias': True} for dense 'fc2' {'units': 11, 'bias': True})."
+        "(with 12 channels in layer 'fc2', not 11)."
     )
 
 
@@ -77,11 +77,11 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
             nnopt.load_small(path)
         assert str(error.value).startswith(rule) and "\n" not in str(error.value)
     path.write_bytes(whole)
-    weights, text = load_tensors(path, "nnopt-small-1", "", "")
+    weights, text = load_tensors(path, "nnopt-small-2", "", "")
     recipe = json.loads(text)
     recipe["kept"]["conv1"] = [0, 99]
     for other in (json.dumps(recipe), "[]", "{}", "no json"):
-        save_tensors(path, weights, "nnopt-small-1", other)
+        save_tensors(path, weights, "nnopt-small-2", other)
         with pytest.raises(NnoptError) as error:
             nnopt.load_small(path)
         assert str(error.value).startswith(rule + "a recipe that does not fit its weights (")

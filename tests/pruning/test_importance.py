@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.models.channels import read_channels
 from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.structure.classics import mlp
 from nnopt_lib.structure.coupling import couple
@@ -10,20 +12,27 @@ from nnopt_lib.structure.weights import initial_weights
 from tests.networks import residual
 
 
+def channels_of(spec):
+    """The channels of a built network of this description."""
+    return read_channels(nnopt.build(spec)).channels
+
+
+@pytest.mark.torch
 def test_scores_by_their_definitions():
-    coupling = couple(mlp((3,), inputs=2, outputs=2, batch_norm=True))
-    weights = initial_weights(coupling.spec, 0)
+    spec = mlp((3,), inputs=2, outputs=2, batch_norm=True)
+    channels, weights = channels_of(spec), initial_weights(spec, 0)
     rows = np.array([[3.0, -4.0], [0.0, 1.0], [0.0, 2.0]], np.float32)
     weights |= {"dense_1/kernel": rows}
     norm = next(name for name in weights if name.endswith("/scale"))
     weights[norm] = np.array([-2.0, 0.5, 1.0], np.float32)
-    by_score = {name: list(rule(coupling, weights)) for name, rule in NODE_SCORES.items()}
+    by_score = {name: list(rule(channels, weights)) for name, rule in NODE_SCORES.items()}
     assert by_score["l1"] == [7, 1, 2] and by_score["l2"] == [5, 1, 2] and by_score["bn_scale"] == [2, 0.5, 1]
     distance = [np.hypot(3, 5), np.hypot(3, 6), 1.0]
     expected = [distance[0] + distance[1], distance[0] + distance[2], distance[1] + distance[2]]
     assert by_score["geometric_median"] == pytest.approx(expected)
 
 
+@pytest.mark.torch
 def test_a_node_with_several_normalizations_is_scored_by_their_mean():
     branches = [
         node
@@ -34,18 +43,19 @@ def test_a_node_with_several_normalizations_is_scored_by_their_mean():
         )
     ]
     ends = (Node("sum", "add", ("a_norm", "b_norm")), Node("out", "dense", "sum", {"units": 2}))
-    coupling = couple(NetSpec((4,), (*branches, *ends)))
-    weights = initial_weights(coupling.spec, 0)
+    spec = NetSpec((4,), (*branches, *ends))
+    channels, weights = channels_of(spec), initial_weights(spec, 0)
     weights["a_norm/scale"] = np.array([1.0, -2.0, 3.0], np.float32)
     weights["b_norm/scale"] = np.array([3.0, 0.0, 0.5], np.float32)
-    assert NODE_SCORES["bn_scale"](coupling, weights).tolist() == [2.0, 1.0, 1.75]
+    assert NODE_SCORES["bn_scale"](channels, weights).tolist() == [2.0, 1.0, 1.75]
 
 
+@pytest.mark.torch
 def test_coupled_nodes_are_scored_together():
-    coupling, weights = couple(residual()), initial_weights(residual(), 3)
+    channels, weights = channels_of(residual()), initial_weights(residual(), 3)
     layers = ("stem", "depthwise", "project")
     by_hand = sum(np.abs(weights[f"{name}/kernel"]).reshape(4, -1).sum(1) for name in layers)
-    np.testing.assert_allclose(NODE_SCORES["l1"](coupling, weights)[:4], by_hand, rtol=1e-6)
+    np.testing.assert_allclose(NODE_SCORES["l1"](channels, weights)[:4], by_hand, rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -133,9 +143,10 @@ def test_nodes_removed_before_count_and_nan_is_refused():
     assert str(error.value) == "importance must not be NaN; received NaN for 6 of 6 nodes."
 
 
+@pytest.mark.torch
 def test_batch_norm_scores_need_batch_norms():
     with pytest.raises(NnoptError) as error:
-        NODE_SCORES["bn_scale"](couple(residual()), initial_weights(residual(), 0))
+        NODE_SCORES["bn_scale"](channels_of(residual()), initial_weights(residual(), 0))
     assert str(error.value) == (
         "score 'bn_scale' needs a batch normalization on every node to prune; received none after layer 'side'. "
         "Use score='l1', or build the network with them."

@@ -183,7 +183,7 @@ def test_a_file_of_masks_with_parts_of_other_names_is_refused(tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("part", ["weight", "bias"])
-def test_layers_that_share_weights_are_refused_by_name(part):
+def test_layers_that_share_weights_lose_the_same_nodes(part):
     import torch
     from torch import nn
 
@@ -191,18 +191,13 @@ def test_layers_that_share_weights_are_refused_by_name(part):
         nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 2)
     )
     setattr(model[4], part, getattr(model[2], part))
-    x, before = torch.randn(2, 4), [p.detach().clone() for p in model.parameters()]
-    masks = {"0": np.array([True, False] * 4)}
-    for call in (
-        lambda: nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x),
-        lambda: nnopt.remove_nodes(model, masks, example_input=x),
-    ):
-        with pytest.raises(NnoptError) as error:
-            call()
-        name = "4/kernel" if part == "weight" else "4/bias"
-        assert str(error.value) == (
-            f"a layer whose nodes can leave must own its weights; received {name} shared with another layer. "
-            "Give each layer weights of its own, or prune single weights."
-        )
-    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
-    assert nnopt.prune(model, sparsity=0.5).removed > 0  # single weights are
+    x = torch.randn(2, 4)
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", scope="layer", example_input=x)
+    if part == "weight":  # one layer's by name; its columns are shared as well, so all lose the same
+        assert np.array_equal(masks["0"], masks["2"]) and "4" not in masks
+    else:
+        assert np.array_equal(masks["2"], masks["4"])
+    small = nnopt.remove_nodes(model, masks, example_input=x)
+    assert getattr(small[4], part) is getattr(small[2], part)
+    torch.testing.assert_close(small(x), model(x))
+    assert small[2].out_features == small[4].out_features == 4

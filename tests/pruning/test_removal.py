@@ -7,59 +7,41 @@ import pytest
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.pruning.removal import constants, fold_constants
-from nnopt_lib.structure.coupling import couple
-from nnopt_lib.structure.edits.resize import resize
 from nnopt_lib.structure.spec import NetSpec, Node
 from nnopt_lib.structure.weights import initial_weights
 from tests.pruned import X, pruned_lenet
 
 
+def built(spec, weights):
+    model = nnopt.build(spec)
+    nnopt.set_weights(model, weights)
+    return model
+
+
+@pytest.mark.torch
 def test_constants_behind_a_sigmoid_are_folded():
     nodes = (
         Node("dense_1", "dense", "input", {"units": 3}),
         Node("gate", "activation", "dense_1", {"kind": "sigmoid"}),
     )
     spec = NetSpec((2,), (*nodes, Node("out", "dense", "gate", {"units": 2, "bias": False})))
-    coupling, kept = couple(spec), np.array([True, False, True])
-    weights = initial_weights(spec, 1)
-    assert list(constants(coupling, kept)["gate"]) == [0, 0.5, 0]
-    resized = resize(coupling, kept.astype(int), whole_groups=True)
-    small, smaller = resized.weights(weights), resized.spec()
-    after = fold_constants(
-        coupling,
-        kept,
-        weights,
-        smaller,
-        small,
-        fold=True,
+    model, masks = (
+        built(spec, weights := initial_weights(spec, 1)),
+        {"dense_1": np.array([True, False, True])},
     )
-    assert after.nodes[-1].options["bias"] is True
-    np.testing.assert_allclose(small["out/bias"], weights["out/kernel"][:, 1] / 2, rtol=1e-6)
+    small = nnopt.remove_nodes(model, masks, fold=True)
+    assert small.spec.nodes[-1].options["bias"] is True
+    bias = nnopt.get_weights(small)["out/bias"]
+    np.testing.assert_allclose(bias, weights["out/kernel"][:, 1] / 2, rtol=1e-6)
     with pytest.raises(NnoptError) as error:
-        fold_constants(
-            coupling,
-            kept,
-            weights,
-            smaller,
-            small,
-            fold=False,
-        )
+        nnopt.remove_nodes(model, masks)
     assert str(error.value) == (
-        "removing nodes that layer 'out' reads would change its outputs; received a sigmoid, which makes 0.5 of "
+        "removing nodes that layer 'out' reads would change its outputs; received an activation that makes 0.5 of "
         "their 0, and fold=False. Pass fold=True to add it to the layer's bias (under zero padding, borders differ)."
     )
 
 
-def folded(spec, kept, weights):
-    """The smaller network's weights with the constants of removed nodes added to its biases."""
-    coupling = couple(spec)
-    resized = resize(coupling, kept.astype(int), whole_groups=True)
-    small = resized.weights(weights)
-    fold_constants(coupling, kept, weights, resized.spec(), small, fold=True)
-    return small
-
-
+@pytest.mark.torch
 def test_constants_are_added_to_the_bias_of_every_output_by_hand():
     """Two of three maps go; each leaves 0.5 at every place of a 1 x 2 kernel of each of two filters."""
     made = Node("made", "conv2d", "input", {"filters": 3, "kernel": 1})
@@ -73,15 +55,18 @@ def test_constants_are_added_to_the_bias_of_every_output_by_hand():
         np.float32,
     )
     weights["reads/bias"] = np.array([100.0, -100.0], np.float32)
-    small = folded(spec, np.array([False, True, False, True, True]), weights)
+    masks = {"made": np.array([False, True, False])}
+    small = nnopt.get_weights(nnopt.remove_nodes(built(spec, weights), masks, fold=True))
     # 100 + (1 + 2 + 16 + 32) / 2, and -100 + (-1 + 3 + 0 - 9) / 2
     assert small["reads/bias"].tolist() == [125.5, -103.5]
     assert small["reads/kernel"].tolist() == [[[[4.0, 8.0]]], [[[-5.0, 7.0]]]]
-    small = folded(spec, np.array([False, True, False, False, True]), weights)
+    masks["reads"] = np.array([False, True])
+    small = nnopt.get_weights(nnopt.remove_nodes(built(spec, weights), masks, fold=True))
     assert small["reads/bias"].tolist() == [-103.5]  # of the filter that stays
     assert np.array_equal(small["head/bias"], weights["head/bias"])  # 0, not a constant, behind a filter
 
 
+@pytest.mark.torch
 def test_a_batch_norm_behind_a_sigmoid_leaves_nothing_to_fold():
     """Its scale and shift are masked along with the node, so its 0.5 comes out as 0."""
     nodes = (
@@ -90,10 +75,9 @@ def test_a_batch_norm_behind_a_sigmoid_leaves_nothing_to_fold():
         Node("norm", "batch_norm", "gate"),
     )
     spec = NetSpec((2,), (*nodes, Node("out", "dense", "norm", {"units": 2})))
-    coupling, kept = couple(spec), np.array([True, False, True])
     weights = {name: value + 9 for name, value in initial_weights(spec, 1).items()}
-    assert not constants(coupling, kept)["norm"].any()
-    assert np.array_equal(folded(spec, kept, weights)["out/bias"], weights["out/bias"])
+    small = nnopt.remove_nodes(built(spec, weights), {"dense_1": np.array([True, False, True])})
+    assert np.array_equal(nnopt.get_weights(small)["out/bias"], weights["out/bias"])
 
 
 @pytest.mark.torch
@@ -114,7 +98,7 @@ def test_nodes_of_the_masks_alone_make_the_same_model(tmp_path):
     [
         (
             {"conv3": np.ones(6, bool)},
-            "the model has no layer 'conv3' whose nodes can be removed. Did you mean 'conv2'?",
+            "the network has no layer 'conv3'. Did you mean 'conv2'?",
         ),
         (
             {"conv1": np.zeros(6, bool)},

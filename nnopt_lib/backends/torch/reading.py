@@ -21,7 +21,7 @@ from nnopt_lib.backends.torch.rules import RULES, Reader, taught
 from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.structure.labels import Value, unlabeled
-from nnopt_lib.structure.reading import Reading
+from nnopt_lib.structure.reading import Reading, layer_of
 
 
 @dataclass
@@ -67,7 +67,7 @@ def read(model: nn.Module, example_input: Any) -> Reading:
     with unchanged(model):
         model.eval()
         try:
-            calls, end, _ = record(model, args, kwargs, taught)
+            calls, end, _ = record(model, args, kwargs, taught, every=True)
         except NnoptError:
             raise
         except Exception as error:
@@ -179,7 +179,7 @@ def _follow_training(reader: Reader, model: nn.Module, details: Details) -> bool
         module.training = True
     before = len(reader.used)
     try:
-        calls, end, _ = record(model, *details.twice(), taught)
+        calls, end, _ = record(model, *details.twice(), taught, every=True)
     except Exception:
         return False
     _follow(reader, calls, end)
@@ -206,16 +206,24 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             value = RULES[name](reader, call)
         except NnoptError:
             raise
-        except Exception as e:  # a form of the call that its rule does not foresee is one that is not understood
-            if __import__("os").environ.get("DBG"): import traceback; traceback.print_exc()
+        except (
+            Exception
+        ) as e:  # a form of the call that its rule does not foresee is one that is not understood
+            if __import__("os").environ.get("DBG"):
+                import traceback
+
+                traceback.print_exc()
             value = None
-        if value is not None:
-            if not isinstance(value, list) and value.shape == call.shape:
+        if isinstance(value, list) or (value is not None and value.shape == call.shape):
+            if not _writes_a_part(reader, call, value):
                 return value
-            if isinstance(value, list):
-                return value
+            reader.refuse("written to in place, part by part")
     reason = reader.reason or f"read by {name!r}, for which there is no rule"
     reader.reason = ""
+    for one in inputs:
+        tensor = reader.parameter(one)
+        if tensor is not None and (tensor.endswith("/kernel") or len(one.shape) > 1):
+            reader.reading.unread.setdefault(layer_of(tensor), reason)
     if labeled:
         where = f" in {type(call.within).__name__}" if call.within is not None else ""
         for one in labeled:
@@ -223,6 +231,20 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             for part in found if isinstance(found, list) else [found]:
                 reader.reading.labels.fix(part.labels, reason + where)
     return unlabeled(call.shape)
+
+
+_VIEWS = ("getitem", "select", "narrow", "chunk", "split", "unbind", "transpose", "permute", "view", "expand")
+
+
+def _writes_a_part(reader: Reader, call: Call, value: Value | list[Value]) -> bool:
+    """Whether a call changes part of another tensor to something else than 0."""
+    name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
+    in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+    if not in_place or isinstance(value, list) or not calls_in([*call.args[:1]]):
+        return False
+    source = calls_in([*call.args[:1]])[0]
+    source = source.args[0] if source.target is PART else source
+    return reader.name_of(source) in _VIEWS and not bool(np.all(np.asarray(value.held) == 0))
 
 
 def _labeled(value: Value | list[Value]) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 from nnopt_lib.backends.torch.tracing import OUTSIDE, BatchSize, Call, calls_in
 from nnopt_lib.structure.contraction import contract
 from nnopt_lib.structure.labels import NONE, Value, along, compact, distinct, spread, unlabeled, varying
-from nnopt_lib.structure.reading import Reading
+from nnopt_lib.structure.reading import Reading, layer_of
 
 Result = Value | list[Value] | None
 Rule = Callable[["Reader", Call], Result]
@@ -146,10 +146,10 @@ def _kernel(
     padded: bool,
 ) -> np.ndarray:
     """A kernel with its (made, read) axes; returns the labels of the channels that it makes."""
-    made = r.reading.new_layer(name.rpartition("/")[0], sizes[axes[0]])
+    made = r.reading.new_layer(layer_of(name), sizes[axes[0]])
     r.reading.axis(name, axes[0], made, "kernel")
     r.reading.axis(name, axes[1], read)
-    r.reading.read(name, read, held, padded)
+    r.reading.read(name, read, held, padded=padded, foldable=axes == (0, 1))
     _bias(r, bias, made)
     return made
 
@@ -219,7 +219,7 @@ def _convolved(r: Reader, call: Call, given: dict[str, Any], axes: tuple[int, in
     if groups == 1:
         made = _kernel(r, name, given.get("bias"), read, _held_along(x, channel), axes, weight.shape, padded)
         return Value(spread(made, channel, call.shape))
-    made = r.reading.new_layer(name.rpartition("/")[0], call.shape[channel])
+    made = r.reading.new_layer(layer_of(name), call.shape[channel])
     each = np.concatenate([part.reshape(groups, -1) for part in (read, made)], 1)
     reason = "in a group with channels that cannot leave"
     r.reading.labels.join(each, np.broadcast_to(each[:, -1:], each.shape), reason)
@@ -237,7 +237,7 @@ def _embedding(r: Reader, call: Call) -> Result:
     name = _layer(r, call, given["weight"])
     if name is None or r.of(given["input"]).labeled:
         return None
-    made = r.reading.new_layer(name.rpartition("/")[0], given["weight"].shape[1])
+    made = r.reading.new_layer(layer_of(name), given["weight"].shape[1])
     r.reading.axis(name, 1, made, "kernel")
     return Value(spread(made, -1, call.shape))
 
@@ -591,7 +591,11 @@ def _pool(r: Reader, call: Call) -> Result:
     labels = along(x.labels, axis)
     if labels is None or any(r.of(one).labeled for one in call.args[1:]):
         return None
-    exact = _zero(x) or (np.ndim(x.held) == 0 and ("max" in name or name in ("interpolate", "upsample")))
+    same = "max" in name or "adaptive" in name or name in ("interpolate", "upsample")
+    if name.startswith("avg_pool"):  # zeros that pad the border are no more than what they say
+        given = bound(call, "input kernel_size stride padding ceil_mode count_include_pad")
+        same = not np.any(given.get("padding", 0)) or not given.get("count_include_pad", True)
+    exact = _zero(x) or (np.ndim(x.held) == 0 and same)
     held = x.held if exact else np.nan
     if call.shape:
         return Value(spread(labels, axis, call.shape), held)
@@ -623,6 +627,32 @@ def _pad(r: Reader, call: Call) -> Result:
     return Value(labels, x.held if same and np.ndim(x.held) == 0 else np.nan)
 
 
+@_for("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(r: Reader, call: Call) -> Result:
+    x, groups = r.of(call.args[0]), call.args[1]
+    labels = along(x.labels, 1)
+    if labels is None:
+        return None
+    rows = labels.reshape(groups, -1)  # each group loses the same, so that they stay equal
+    r.reading.labels.join(rows, np.broadcast_to(rows[:1], rows.shape))
+    return Value(spread(rows.T.ravel(), 1, call.shape), x.held if np.ndim(x.held) == 0 else np.nan)
+
+
+@_for("pixel_shuffle", "pixel_unshuffle")
+def _pixel_shuffle(r: Reader, call: Call) -> Result:
+    x = r.of(call.args[0])
+    axis, many = len(x.shape) - 3, call.shape[-3] / x.shape[-3]
+    labels = along(x.labels, axis)
+    if labels is None:
+        return None
+    if many < 1:  # all that become one channel leave together
+        rows = labels.reshape(call.shape[axis], -1)
+        labels = r.reading.labels.join_along(rows, 1)[:, 0]
+    else:
+        labels = np.repeat(labels, int(many))
+    return Value(spread(labels, axis, call.shape), x.held if np.ndim(x.held) == 0 else np.nan)
+
+
 @_for("unfold")
 def _unfold(r: Reader, call: Call) -> Result:
     x = r.of(call.args[0])
@@ -638,14 +668,17 @@ def _unfold(r: Reader, call: Call) -> Result:
 
 _MOVES = (
     "flatten reshape view squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis T mT t cat concat "
-    "concatenate stack hstack vstack expand expand_as broadcast_to repeat tile repeat_interleave pixel_shuffle "
-    "pixel_unshuffle channel_shuffle native_channel_shuffle unflatten narrow select roll flip index_select view_as "
+    "concatenate stack hstack vstack expand expand_as broadcast_to repeat tile repeat_interleave "
+    "unflatten narrow select flip index_select view_as "
     "reshape_as ravel chunk split tensor_split unbind split_with_sizes getitem adjoint H rot90 unsafe_chunk unsafe_split"
 ).split()
 # Their numbers may say how many channels there are.
 _SIZED = (
     "reshape view expand broadcast_to repeat unflatten narrow select chunk split tensor_split split_with_sizes "
-    "getitem index_select pixel_shuffle channel_shuffle repeat_interleave"
+    "getitem index_select repeat_interleave"
+).split()
+_PICKS = (
+    "chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split unbind getitem select narrow index_select"
 ).split()
 _PIECES = ("chunk", "split", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
 
@@ -667,8 +700,8 @@ def _move(r: Reader, call: Call) -> Result:
     parts = [compact(one) for one in (moved if many else [moved])]
     helds = _moved_held(r, call, values, len(parts))
     x = values[0]
-    if name in _PIECES or name == "getitem":
-        _join_pieces(r, call, name, x.labels, parts)
+    if name in _PICKS and not _picked(r, call, name, x.labels, parts):
+        return None
     if name in _SIZED and _names_sizes(call, name):
         for one in [x.labels, *parts]:
             r.reading.note_size(r.where(call), np.unique(distinct(one)))
@@ -758,19 +791,56 @@ def _note_sizes(r: Reader, call: Call, arrays: Sequence[np.ndarray]) -> None:
             r.details.sizes.append((path, rows.reshape(len(rows), -1)))
 
 
-def _join_pieces(r: Reader, call: Call, name: str, labels: np.ndarray, parts: Sequence[np.ndarray]) -> None:
-    """Equal pieces of an axis lose the same channels each, so that they stay equal."""
-    if name == "getitem":
-        if len(parts[0].shape) != labels.ndim:
-            return
-        for axis in varying(labels):
-            whole, piece = labels.shape[axis], parts[0].shape[axis]
-            if piece != whole and piece and whole % piece == 0:
-                _join_rows(r, labels, axis, piece)
-        return
-    axes = [axis for axis in varying(labels) if parts[0].shape[axis] != labels.shape[axis]]
-    if axes and len({part.shape for part in parts}) == 1:
-        _join_rows(r, labels, axes[0], parts[0].shape[axes[0]])
+def _picked(r: Reader, call: Call, name: str, labels: np.ndarray, parts: Sequence[np.ndarray]) -> bool:
+    """Whether parts picked by their position can do with fewer channels.
+
+    Equal pieces of an axis lose the same channels each, so that they stay equal. Along an axis that is cut
+    otherwise nothing leaves: where channels stand along another one as well, they leave by whole slices.
+    """
+    for axis in varying(labels):
+        size = labels.shape[axis]
+        if name == "unbind":
+            cut, pieces = axis == _dimension(call, 1, 0) % labels.ndim, 0
+        elif name == "getitem":
+            places = _places(call, labels.ndim)
+            one = places[axis] if axis < len(places) else slice(None)
+            cut, pieces = one != slice(None), 0
+            if isinstance(one, slice) and one.step in (None, 1) and not calls_in(one):
+                first, stop, _ = one.indices(size)
+                length = stop - first
+                cut, pieces = length != size, length if length and first % length == 0 else 0
+        else:
+            dim = _dimension(call, 1 if name in ("select", "narrow", "index_select") else 2, 0)
+            cut = axis == dim % labels.ndim and (
+                name == "index_select" or len(parts[0].shape) != labels.ndim or parts[0].shape[axis] != size
+            )
+            equal = name in _PIECES and len({part.shape for part in parts}) == 1 or name == "narrow"
+            pieces = parts[0].shape[axis] if cut and equal and len(parts[0].shape) == labels.ndim else 0
+        if not cut:
+            continue
+        if pieces and size % pieces == 0 and name != "index_select":
+            _join_rows(r, labels, axis, pieces)
+        elif len(varying(labels)) > 1:
+            r.reading.labels.join_along(labels, axis)
+        else:
+            r.refuse(f"picked by position by {name!r}")
+            return False
+    return True
+
+
+def _dimension(call: Call, position: int, default: int) -> int:
+    given = call.kwargs.get("dim", call.args[position] if len(call.args) > position else default)
+    return given if isinstance(given, int) else default
+
+
+def _places(call: Call, rank: int) -> list[Any]:
+    """The index of each axis, from the first on."""
+    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    places = [one for one in index if one is not None]
+    at = next((i for i, one in enumerate(places) if one is Ellipsis), None)
+    if at is not None:
+        places = [*places[:at], *[slice(None)] * (rank - len(places) + 1), *places[at + 1 :]]
+    return places
 
 
 def _join_rows(r: Reader, labels: np.ndarray, axis: int, size: int) -> None:
@@ -806,9 +876,7 @@ def _matmul(r: Reader, call: Call) -> Result:
         for one in (x, y)
     ]
     sizes = dict(zip(letters, batch, strict=True)) | {"i": x.shape[-2], "k": x.shape[-1], "j": y.shape[-1]}
-    return contract(
-        r.reading, r.where(call), operands, (letters + "ik", letters + "kj"), letters + "ij", sizes
-    )
+    return contract(r.reading, operands, (letters + "ik", letters + "kj"), letters + "ij", sizes)
 
 
 @_for("einsum")
@@ -842,7 +910,7 @@ def _einsum(r: Reader, call: Call) -> Result:
     weight = r.parameter(tensors[1])
     if weight is not None and not values[1].labeled and values[0].labeled:
         return None
-    return contract(r.reading, r.where(call), values, letters, out, sizes)
+    return contract(r.reading, values, letters, out, sizes)
 
 
 @_for("scaled_dot_product_attention")
@@ -857,15 +925,13 @@ def _attention(r: Reader, call: Call) -> Result:
         return None
     sizes = dict(zip(letters, query.shape, strict=False))
     sizes |= {"i": query.shape[-2], "k": query.shape[-1], "j": key.shape[-2], "v": value.shape[-1]}
-    scores = contract(
-        r.reading, r.where(call), (query, key), (letters + "ik", letters + "jk"), letters + "ij", sizes
-    )
+    scores = contract(r.reading, (query, key), (letters + "ik", letters + "jk"), letters + "ij", sizes)
     if scores is None:
-        return None
+        for one in (query, key):
+            r.reading.labels.fix(one.labels, "summed over by attention")
+        scores = unlabeled([sizes[letter] for letter in letters + "ij"])
     weights = Value(scores.labels, np.nan)
-    return contract(
-        r.reading, r.where(call), (weights, value), (letters + "ij", letters + "jv"), letters + "iv", sizes
-    )
+    return contract(r.reading, (weights, value), (letters + "ij", letters + "jv"), letters + "iv", sizes)
 
 
 @_for("multi_head_attention_forward")

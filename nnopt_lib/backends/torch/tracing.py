@@ -73,8 +73,10 @@ def record(
     args: Sequence[Any],
     kwargs: Mapping[str, Any] | None = None,
     whole: Callable[[nn.Module], bool] = is_layer,
+    *,
+    every: bool = False,
 ) -> tuple[list[Call], Any, Any]:
-    """Run `model`: the calls that its output needs, in order; the output's own; the output.
+    """Run `model`: the calls that its output needs, or every one; the output's own; the output.
 
     whole: which modules are written down as one call each; what the others do is, function by function.
     """
@@ -91,11 +93,13 @@ def record(
                 _refuse_inputs(model)
             raise
     end = recorder.calls_for(output)
+    if every:
+        return recorder.calls, end, output
     needed = {*begin, *calls_in(end)}
     for call in reversed(recorder.calls):
         if call in needed:
             needed.update(calls_in([*call.args, *call.kwargs.values()]))
-    return [call for call in recorder.calls if call in needed or call.target == "__setitem__"], end, output
+    return [call for call in recorder.calls if call in needed], end, output
 
 
 def calls_in(value: Any) -> list[Call]:

@@ -113,22 +113,24 @@ def test_every_operation_at_once():
 # Refusals
 
 
-def test_sizes_in_forward_are_refused():
+def test_sizes_in_forward_leave_a_layer_whole_by_name():
     class Fixed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.fc = nn.Conv2d(3, 4, 16), nn.Linear(4, 2)
+            self.conv, self.fc, self.head = nn.Conv2d(3, 4, 16), nn.Linear(4, 6), nn.Linear(6, 2)
 
         def forward(self, x):
-            return self.fc(self.conv(x).view(-1, 4))
+            return self.head(self.fc(self.conv(x).view(-1, 4)).relu())
 
     model = Fixed()
     masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=X)
-    with pytest.raises(NnoptError) as error:
-        nnopt.remove_nodes(model, masks, example_input=X)
-    sentence = str(error.value)
-    assert sentence.startswith("the code of Fixed must run with smaller layers; received ")
-    assert sentence.endswith(". Write no sizes into forward: flatten(1) for view.")
+    assert list(masks) == ["fc"] and set(masks.whole) == {"conv", "head"}
+    assert masks.whole["conv"].startswith(
+        "'view' in Fixed cannot do with fewer channels (RuntimeError: shape"
+    )
+    assert repr(masks).endswith("1 array; 2 layers whole, see .whole)")
+    small = nnopt.remove_nodes(model, masks, example_input=X)
+    assert small.fc.out_features == 3 and small.conv.out_channels == 4
 
 
 class CopiesItself(nn.Module):
