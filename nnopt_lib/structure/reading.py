@@ -94,11 +94,19 @@ class Reading:
     groups_of: dict[str, np.ndarray] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     details: Any = None  # what the adapter needs to cut the model
+    _made_along: dict[str, tuple[str, int] | None] = field(default_factory=dict)
     _axes: dict[tuple[str, int], tuple[np.ndarray, str]] = field(default_factory=dict)
     _reads: list[tuple[str, np.ndarray, np.ndarray, bool]] = field(default_factory=list)
 
-    def new_layer(self, layer: str, channels: int) -> np.ndarray:
-        """Labels of the channels that a layer makes, the same at every use of it."""
+    def new_layer(self, layer: str, channels: int, axis: tuple[str, int] | None = None) -> np.ndarray:
+        """Labels of the channels that a layer makes, the same at every use of it.
+
+        axis: where they stand in which tensor, if it is one that another layer may make channels of as well,
+        along another axis (an embedding that is the last layer, too).
+        """
+        known = self._made_along.setdefault(layer, axis)
+        if axis is not None and known != axis:
+            layer = f"{layer} (axis {axis[1]})"
         if layer not in self.made:
             self.made[layer] = self.labels.new(channels)
         return self.made[layer]

@@ -44,7 +44,7 @@ def test_half_of_the_nodes_are_removed(name, capsys):
     model, x = drawn(entry, count=COUNT)
     before = parameter_count(model), macs(model, x)
     full = outputs(model, x)
-    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x)
+    masks = nnopt.prune(model, sparsity=0.5, scope="layer", granularity="node", example_input=x)
     small = nnopt.remove_nodes(model, masks, example_input=x)
     after = parameter_count(small), macs(small, x)
     with capsys.disabled():
@@ -52,7 +52,7 @@ def test_half_of_the_nodes_are_removed(name, capsys):
             f"{old:,} -> {new:,} {what}"
             for old, new, what in zip(before, after, ("parameters", "MACs"), strict=True)
         )
-        print(f"\n{name}: {counts}; whole: {dict(masks.whole)}")
+        print(f"\n{name}: {counts}; {len(masks.whole)} layers whole")
 
     masked = outputs(model, x)
     assert any(not torch.equal(old, new) for old, new in zip(full, masked, strict=True))

@@ -155,13 +155,13 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
 
 
 def _unreached(model: nn.Module, reader: Reader) -> list[str]:
-    """Layers with parameters of their own that no call has read."""
-    return [
-        path
-        for path, module in model.named_modules()
-        if any(tensor is not None for tensor in module._parameters.values())
-        and not any(id(tensor) in reader.used for tensor in module._parameters.values())
-    ]
+    """Layers with parameters of their own that no call has read; by their own names those of no layer."""
+    unreached = []
+    for path, module in model.named_modules():
+        own = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
+        if own and not any(id(tensor) in reader.used for tensor in own.values()):
+            unreached += [path] if path else list(own)
+    return unreached
 
 
 def _follow(reader: Reader, calls: Sequence[Call], end: Any) -> None:

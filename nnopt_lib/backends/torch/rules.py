@@ -146,7 +146,7 @@ def _kernel(
     padded: bool,
 ) -> np.ndarray:
     """A kernel with its (made, read) axes; returns the labels of the channels that it makes."""
-    made = r.reading.new_layer(layer_of(name), sizes[axes[0]])
+    made = r.reading.new_layer(layer_of(name), sizes[axes[0]], (name, axes[0]))
     r.reading.axis(name, axes[0], made, "kernel")
     r.reading.axis(name, axes[1], read)
     r.reading.read(name, read, held, padded=padded, foldable=axes == (0, 1))
@@ -219,7 +219,7 @@ def _convolved(r: Reader, call: Call, given: dict[str, Any], axes: tuple[int, in
     if groups == 1:
         made = _kernel(r, name, given.get("bias"), read, _held_along(x, channel), axes, weight.shape, padded)
         return Value(spread(made, channel, call.shape))
-    made = r.reading.new_layer(layer_of(name), call.shape[channel])
+    made = r.reading.new_layer(layer_of(name), call.shape[channel], (name, 0))
     each = np.concatenate([part.reshape(groups, -1) for part in (read, made)], 1)
     reason = "in a group with channels that cannot leave"
     r.reading.labels.join(each, np.broadcast_to(each[:, -1:], each.shape), reason)
@@ -237,7 +237,7 @@ def _embedding(r: Reader, call: Call) -> Result:
     name = _layer(r, call, given["weight"])
     if name is None or r.of(given["input"]).labeled:
         return None
-    made = r.reading.new_layer(layer_of(name), given["weight"].shape[1])
+    made = r.reading.new_layer(layer_of(name), given["weight"].shape[1], (name, 1))
     r.reading.axis(name, 1, made, "kernel")
     return Value(spread(made, -1, call.shape))
 
@@ -332,11 +332,23 @@ def _layer_norm(r: Reader, call: Call) -> Result:
         axes = list(range(len(x.shape) - len(given["normalized_shape"]), len(x.shape)))
     path = r.paths.get(id(call.within), "")
     r.refuse(f"normalized together with other channels by {path!r} ({name})")
-    if set(varying(x.labels)) & set(axes) or (x.labeled and not set(varying(x.labels))):
+    labels = _by_slices(r, x, axes)
+    if labels is None:
         return None
     r.reason = ""
     shifted = name == "layer_norm" and given.get("bias") is not None
-    return Value(x.labels, np.nan if shifted or not _zero(x) else 0.0)
+    return Value(labels, np.nan if shifted or not _zero(x) else 0.0)
+
+
+def _by_slices(r: Reader, x: Value, axes: Sequence[int]) -> np.ndarray | None:
+    """Labels of an array whose numbers are taken together along some axes: they leave by slices of another."""
+    changing = set(varying(x.labels))
+    if x.labeled and not changing - set(axes):
+        return None
+    labels = x.labels
+    for axis in changing & set(axes):
+        labels = r.reading.labels.join_along(labels, axis)
+    return labels
 
 
 # ------------------------------------------------------------------ element by element
@@ -346,16 +358,21 @@ _UNARY = (
     "hardshrink softsign sigmoid hardsigmoid logsigmoid softplus threshold clamp clip clamp_min clamp_max neg "
     "abs exp log sqrt rsqrt square sin cos erf float half double bfloat16 to type type_as contiguous clone "
     "detach requires_grad dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout round floor "
-    "sign log1p expm1 reciprocal cpu cuda nan_to_num positive rrelu"
+    "sign log1p expm1 reciprocal cpu cuda nan_to_num positive rrelu atan sinh cosh asinh acosh atanh tan asin acos "
+    "arctan trunc frac ceil erfc erfinv expit special_expit logit sgn isnan isinf isfinite logical_not tensor_data data"
 ).split()
 _BINARY = (
-    "add sub rsub mul div truediv true_divide pow maximum minimum radd rmul iadd imul isub rtruediv".split()
-)
+    "add sub rsub mul div truediv true_divide pow maximum minimum radd rmul iadd imul isub itruediv rtruediv rdiv rpow "
+    "atan2 hypot logaddexp fmod remainder floor_divide floordiv copysign xlogy gt ge lt le eq ne greater less "
+    "greater_equal less_equal not_equal logical_and logical_or and or xor"
+).split()
 
 
 @_for(*_UNARY)
 def _unary(r: Reader, call: Call) -> Result:
     x = r.entries(call.args[0] if call.args else call.kwargs["input"])
+    if r.name_of(call) in ("to", "type", "type_as"):
+        return x
     return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
 
 
@@ -387,40 +404,36 @@ def _prelu(r: Reader, call: Call) -> Result:
     return Value(x.labels, 0.0 if _zero(x) else np.nan)
 
 
+_PRODUCTS = ("mul", "rmul", "imul")
+_QUOTIENTS = ("div", "truediv", "true_divide", "itruediv")
+_SUMS = ("add", "radd", "iadd", "sub", "rsub", "isub")
+
+
 @_for(*_BINARY)
 def _binary(r: Reader, call: Call) -> Result:
-    given = [*call.args, *call.kwargs.values()]
-    tensors = [one for one in given if isinstance(one, Call)]
-    name = r.name_of(call).lstrip("ir") if r.name_of(call) not in ("rsub", "rtruediv") else r.name_of(call)
+    tensors = [one for one in (*call.args, *call.kwargs.values()) if isinstance(one, Call)]
+    name = r.name_of(call)
     if len(tensors) == 1:
-        x = r.of(tensors[0])
+        x = r.entries(tensors[0])
         return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
-    a, b = (r.of(one) for one in tensors[:2])
-    if len(tensors) > 2 or not (a.labeled or b.labeled):
-        return unlabeled(call.shape) if len(tensors) == 2 else None
-    product = name in ("mul", "div", "truediv", "true_divide")
-    for one, other, value in ((tensors[0], tensors[1], b), (tensors[1], tensors[0], a)):
+    if len(tensors) != 2:
+        return None
+    a, b = (r.of(one) for one in tensors)
+    if not (a.labeled or b.labeled):
+        return unlabeled(call.shape)
+    for one, value in ((tensors[0], b), (tensors[1], a)):
         parameter = r.parameter(one)
         if parameter is not None and not r.of(one).labeled:
-            first = one is tensors[0]
-            return _with_parameter(r, call, one, parameter, value, product and not (first and name != "mul"))
+            scaled = name in _PRODUCTS or (name in _QUOTIENTS and one is tensors[1])
+            if scaled or name in _SUMS:
+                return _with_parameter(r, call, one, parameter, value, scaled)
     labels = _broadcast(r, a, b, call.shape)
     if labels is None:
         return None
-    if product:
-        zero = (a.labeled and _zero(a)) or (name == "mul" and b.labeled and _zero(b))
-    else:
-        zero = (
-            _zero(a)
-            and _zero(b)
-            and a.labeled
-            and b.labeled
-            and name in ("add", "sub", "rsub", "maximum", "minimum")
-        )
-    if zero:
+    zeros = [one.labeled and _zero(one) for one in (a, b)]
+    if (name in _PRODUCTS and any(zeros)) or (name in _QUOTIENTS and zeros[0]):
         return Value(labels)
-    known = a.labeled and b.labeled
-    return Value(labels, _held(call, [a.held, b.held]) if known else np.nan)
+    return Value(labels, _held(call, [a.held, b.held]) if a.labeled and b.labeled else np.nan)
 
 
 def _broadcast(r: Reader, a: Value, b: Value, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -438,26 +451,23 @@ def _broadcast(r: Reader, a: Value, b: Value, shape: tuple[int, ...]) -> np.ndar
             return None if full[0].size == 1 or full[1].size == 1 else r.reading.labels.join(*full)
         return r.reading.labels.join(*full)
     labels, other = full if a.labeled else full[::-1]
-    for axis in varying(labels):
-        if other.shape[axis] != 1:
-            r.refuse(_FIXED_VALUES)
-            return None
-    if not varying(labels) and other.size > 1 and labels.size == 1:
-        return np.broadcast_to(labels, shape)
+    stays = [axis for axis in varying(labels) if other.shape[axis] != 1]
+    if stays and len(stays) == len(varying(labels)):
+        r.refuse(_FIXED_VALUES)
+        return None
+    for axis in stays:  # channels leave by whole slices of another axis
+        labels = r.reading.labels.join_along(labels, axis)
     return np.broadcast_to(labels, shape)
 
 
 def _with_parameter(r: Reader, call: Call, argument: Call, name: str, x: Value, product: bool) -> Result:
     """A parameter of its own that is added or multiplied: it loses the entries of channels that leave."""
-    added = r.name_of(call).lstrip("ir") in ("add", "sub") or r.name_of(call) == "rsub"
-    if not (product or added):
-        return None
     offset = len(call.shape) - len(argument.shape)
     if len(x.shape) < len(call.shape):
         return None
     cut = [axis for axis in varying(x.labels) if axis >= offset and argument.shape[axis - offset] > 1]
     is_buffer = not isinstance(argument.tensor, nn.Parameter)
-    if len(cut) > 1 or (cut and added and is_buffer):
+    if len(cut) > 1 or (cut and not product and is_buffer):
         r.refuse(_FIXED_SIZE)
         return None
     for axis in cut:
@@ -478,12 +488,14 @@ def _elementwise(r: Reader, call: Call) -> Result:
     total = labeled[0]
     for one in values:
         if one is not labeled[0]:
-            shape = np.broadcast_shapes(total.shape, one.shape)
-            labels = _broadcast(r, total, one, shape)
+            labels = _broadcast(r, total, one, np.broadcast_shapes(total.shape, one.shape))
             if labels is None:
                 return None
             total = Value(labels)
-    return Value(np.broadcast_to(total.labels, call.shape), np.nan)
+    zero = all(_zero(one) for one in labeled) and len(labeled) == len(values)
+    if r.name_of(call) == "masked_fill":  # a mask that is 0 fills nothing in
+        zero = len(labeled) == 2 and all(_zero(one) for one in labeled)
+    return Value(np.broadcast_to(total.labels, call.shape), 0.0 if zero else np.nan)
 
 
 @_for("glu")
@@ -500,10 +512,11 @@ def _softmax(r: Reader, call: Call) -> Result:
     x, dim = r.of(call.args[0]), bound(call, "input dim").get("dim")
     if not x.labeled:
         return unlabeled(call.shape)
-    if not isinstance(dim, int) or dim % len(x.shape) in varying(x.labels) or not varying(x.labels):
+    labels = _by_slices(r, x, [dim % len(x.shape)]) if isinstance(dim, int) else None
+    if labels is None:
         r.refuse(f"read together with other channels by {r.name_of(call)!r}")
         return None
-    return Value(x.labels, 0.0 if _zero(x) and r.name_of(call) == "cumsum" else np.nan)
+    return Value(labels, 0.0 if _zero(x) and r.name_of(call) == "cumsum" else np.nan)
 
 
 @_for("zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", "full_like")
