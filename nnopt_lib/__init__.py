@@ -31,6 +31,7 @@ _HOME = {
     "structure.edits.shrink": ["shrink"],
     "structure.coupling": ["couple"],
     "models.describe": ["describe"],
+    "models.channels": ["channel_rule"],
     "models.build": ["build", "get_weights", "set_weights", "copy_weights"],
     "training.recipe": ["Training", "History"],
     "training.fit": ["seed_everything", "fit", "fit_many", "evaluate", "predict", "runner"],

@@ -12,6 +12,7 @@ from nnopt_lib.models.build import build as build
 from nnopt_lib.models.build import copy_weights as copy_weights
 from nnopt_lib.models.build import get_weights as get_weights
 from nnopt_lib.models.build import set_weights as set_weights
+from nnopt_lib.models.channels import channel_rule as channel_rule
 from nnopt_lib.models.describe import describe as describe
 from nnopt_lib.nas.budgets import Budget as Budget
 from nnopt_lib.nas.budgets import at_budget as at_budget
@@ -95,6 +96,7 @@ __all__ = [
     "widen",
     "shrink",
     "couple",
+    "channel_rule",
     "describe",
     "build",
     "get_weights",

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.checks import NnoptError, check_choice, refuse
 from nnopt_lib.frameworks import mask_backend_of, reading_backend_of, removal_backend_of
 from nnopt_lib.structure.coupling import FIXED, Nodes, couple
-from nnopt_lib.structure.reading import Channels, Reading
+from nnopt_lib.structure.reading import TAUGHT, TAUGHT_KINDS, Channels, Reading, Taught
 from nnopt_lib.structure.spec import NetSpec
 
 _BY_DESCRIPTION = "joined to inputs or outputs of the network, or read by attention or a position encoding"
@@ -24,12 +24,40 @@ class ReadModel:
     details: Any
 
 
+def channel_rule(op: Any, kind: str, *, at_zero: float = 0.0) -> None:
+    """Teach what an operation of your own does with channels, so that what it reads need not stay whole.
+
+    Parameters:
+        op: a function that the framework sees as one (of `torch` or ``torch.ops``), or a class of
+            `torch.nn.Module` or `keras.Layer` that has no weights with channels.
+        kind: ``"elementwise"``: every number by itself. ``"joined"``: of several values element by element,
+            whose channels then leave together. ``"moved"``: numbers change their places only, whatever they
+            are; the operation is applied to the numbers of channels.
+        at_zero: what it makes of 0 (of a channel that is masked); NaN where that depends on others.
+
+    A wrong rule does no harm: a smaller model is compared with the masked one before it is handed over. The
+    rule holds for this process. Errors: an unknown kind; an operation that cannot be looked up.
+
+    Example:
+        >>> import torch
+        >>> class Bend(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.special.i1(x)  # the library has no rule for it
+        >>> channel_rule(Bend, "elementwise", at_zero=0.0)
+    """
+    check_choice("kind", kind, TAUGHT_KINDS)
+    try:
+        TAUGHT[op] = Taught(kind, float(at_zero))
+    except TypeError:
+        refuse("an operation to teach must be a function or a class", type(op).__name__)
+
+
 def read_channels(model: Any, example_input: Any = None, kind: str | None = "node") -> ReadModel:
     """Read `model` by running it on `example_input`; refuses one in which nothing can be removed.
 
-    kind: ``"node"``, ``"head"``, or None for both. Operations whose code may hold a number of channels (a
-    view, a split) are tried for one kind: half of the nodes that they see are removed, and where the smaller
-    model does not run or gives other outputs than the masked one, these nodes stay whole, with that reason.
+    kind: ``"node"``, ``"head"``, or None for both. For one kind removal is tried: half of the nodes leave,
+    and where the smaller model does not run (code may hold a number of channels, in a view, a split, a
+    quotient) or gives other outputs than the masked one, these nodes stay whole, with that reason.
     """
     reading = reading_backend_of(model).read(model, example_input)
     spec = getattr(model, "spec", None)
@@ -39,39 +67,55 @@ def read_channels(model: Any, example_input: Any = None, kind: str | None = "nod
             reading.labels.fix(labels[coupling.nodes[layer] == FIXED], _BY_DESCRIPTION)
     channels = reading.channels(kind)
     reading.refuse_empty(channels, kind)
-    if reading.sized and kind:
+    if kind:
         channels = _tried(model, reading, kind)
         reading.refuse_empty(channels, kind)
     return ReadModel(channels, reading.details)
 
 
 def _tried(model: Any, reading: Reading, kind: str) -> Channels:
-    """Channels without those of operations that cannot do with fewer of them."""
+    """Channels without those that a smaller model cannot do without."""
+    if _problem(model, reading, kind, None) is None:
+        return reading.channels(kind)
+    # Something does not fit. Places alike (a view in every module of one class) are tried together first.
     places: dict[str, list[np.ndarray]] = {}
     for where, labels in reading.sized:
         places.setdefault(where, []).append(labels)
-    problem = _problem(model, reading, kind, [*places.values()])
-    if problem is None:
-        return reading.channels(kind)
-    # Together they fail: each kind of place by itself, with those before it that did not fail.
-    good: list[list[np.ndarray]] = []
-    for where in places:
-        problem = _problem(model, reading, kind, [*good, places[where]])
+    number, good = reading.numbers(kind)[0], [np.empty(0, int)]
+    for where, labels in places.items():
+        nodes = np.unique(number[np.concatenate(labels)])
+        problem = _problem(model, reading, kind, np.concatenate([*good, nodes[nodes != FIXED]]))
         if problem is None:
-            good.append(places[where])
+            good.append(nodes[nodes != FIXED])
         else:
-            for labels in places[where]:
-                reading.labels.fix(labels, f"{where} cannot do with fewer channels ({problem})")
+            reading.labels.fix(np.concatenate(labels), f"{where} cannot do with fewer channels ({problem})")
+            number, good = reading.numbers(kind)[0], [np.empty(0, int)]
+    if _problem(model, reading, kind, None) is not None:
+        groups = list(reading.channels(kind).groups.values())
+        for nodes, problem in _culprits(model, reading, kind, groups):
+            labels = np.flatnonzero(np.isin(number[:-1], nodes))
+            reading.labels.fix(labels, f"the model cannot do with fewer of its channels ({problem})")
     return reading.channels(kind)
 
 
-def _problem(model: Any, reading: Reading, kind: str, places: list[list[np.ndarray]]) -> str | None:
-    """What goes wrong if half of the nodes seen at these places are removed; None if nothing does."""
+def _culprits(
+    model: Any, reading: Reading, kind: str, groups: list[np.ndarray]
+) -> list[tuple[np.ndarray, str]]:
+    """The groups of nodes that cannot leave, with what goes wrong; by halves, since they are few."""
+    problem = _problem(model, reading, kind, np.concatenate(groups)) if groups else None
+    if problem is None:
+        return []
+    if len(groups) == 1:
+        return [(groups[0], problem)]
+    middle = len(groups) // 2
+    parts = groups[:middle], groups[middle:]
+    return [one for part in parts for one in _culprits(model, reading, kind, part)]
+
+
+def _problem(model: Any, reading: Reading, kind: str, among: np.ndarray | None) -> str | None:
+    """What goes wrong if half of these nodes, or of all, are removed; None if nothing does."""
     channels = reading.channels(kind)
-    number, _, _ = reading.numbers(kind)
-    seen = np.unique(np.concatenate([number[labels] for place in places for labels in place]))
-    seen = seen[seen != FIXED]
-    kept = half_of(channels, seen)
+    kept = half_of(channels, np.arange(channels.size) if among is None else np.unique(among))
     if kept.all():
         return None
     backend = removal_backend_of(model)
@@ -84,7 +128,7 @@ def _problem(model: Any, reading: Reading, kind: str, places: list[list[np.ndarr
 
 
 def half_of(nodes: Nodes, among: np.ndarray) -> np.ndarray:
-    """Every second one of these nodes leaves, but never the last of a layer; boolean (size,), True = stays."""
+    """Every second one of these nodes leaves, but never a layer's last; boolean (size,), True = stays."""
     kept = np.ones(nodes.size, bool)
     # At random: a pattern might be one that wrong code survives.
     kept[np.random.default_rng(0).permutation(among)[: (len(among) + 1) // 2]] = False

@@ -43,7 +43,8 @@ def importance(
             of the mean cross-entropy when the node alone is removed: one pass over `x` for every node.
         x: examples, (examples, *input_shape), channels first; for weights of a model that `build` did not
             make one suffices. y: labels, for taylor and oracle; training data, if the scores choose.
-        granularity: ``"node"``, or ``"head"`` for attention heads. device: where the data flow. seed: of random scores.
+        granularity: ``"node"``, or ``"head"`` for attention heads. device: where the data flow. seed: of
+            random scores.
 
     Returns ``{layer: (channels,)}`` under the model's own names; coupled channels have the same number, what
     cannot leave has NaN. The larger, the more important; the oracle's may be below 0. Errors: unknown score;

@@ -31,10 +31,10 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
 
     Parameters:
         model: any that runs; it stays as it is. What is not understood in it is left whole.
-        masks: of ``prune(..., granularity="node")`` or ``"head"``, or boolean arrays (channels,) by layer; a layer without
-            one follows those that it is coupled with.
-        example_input: a batch, needed for a PyTorch model that `build` did not make: a tensor, a tuple of them,
-            or a dict of keyword arguments.
+        masks: of ``prune(..., granularity="node")`` or ``"head"``, or boolean arrays (channels,) by layer; a
+            layer without one follows those that it is coupled with.
+        example_input: a batch, needed for a PyTorch model that `build` did not make: a tensor, a tuple of
+            them, or a dict of keyword arguments.
         fold: add the constants that removed nodes leave behind a sigmoid to the next layer's bias. Exact but
             for the border of a convolution with zero padding.
 

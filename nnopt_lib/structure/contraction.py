@@ -63,7 +63,7 @@ def _zero(value: Value) -> bool:
 
 
 def _changing(labels: np.ndarray, letters: str) -> set[str]:
-    """Letters along which the labels change, and those of channels: one label on an axis is none that changes."""
+    """Letters along which the labels change."""
     return {letters[axis] for axis in varying(labels)}
 
 

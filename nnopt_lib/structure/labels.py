@@ -1,9 +1,9 @@
 """Labels: which channel each number in a network belongs to, followed through its operations.
 
-A reader (one for each framework) runs a network once and, beside every array, keeps an array of the same shape
-that holds labels: the number of the channel that an element belongs to, `NONE` where it belongs to none that
-can leave. Operations that only move data are applied to the labels themselves; the others have a rule. What
-comes of it is which channels leave together, which stay, and why. Chapter 15 teaches it.
+A reader (one for each framework) runs a network once and, beside every array, keeps another of the same
+shape that holds labels: the number of the channel that an element belongs to, `NONE` where it belongs to none
+that can leave. Operations that only move data are applied to the labels themselves; the others have a rule.
+What comes of it is which channels leave together, which stay, and why. Chapter 15 teaches it.
 """
 
 from __future__ import annotations

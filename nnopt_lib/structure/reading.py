@@ -15,6 +15,18 @@ from nnopt_lib.structure.coupling import FIXED, Nodes, grouped, numbered
 from nnopt_lib.structure.labels import NONE, Labels
 
 NODE_KINDS = ("node", "head")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A rule of the reader's own, see `channel_rule`."""
+
+    kind: str
+    at_zero: float
+
+
+TAUGHT: dict[Any, Taught] = {}
+TAUGHT_KINDS = ("elementwise", "joined", "moved")
 _OTHER_KIND = {
     "node": "attention heads, which granularity='head' removes",
     "head": "nodes that are no attention heads, which granularity='node' removes",
@@ -84,7 +96,8 @@ class Reading:
     """A model as it is read.
 
     made: labels of the channels that each layer with a kernel makes. heads: labels of attention heads, one
-    array for each attention. sized: operations whose code may hold the number of channels, see `note_size`.
+    array for each attention. made_along: the tensor and axis of each layer. sized: operations whose code may
+    hold the number of channels, see `note_size`.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -93,8 +106,8 @@ class Reading:
     sized: list[tuple[str, np.ndarray]] = field(default_factory=list)
     groups_of: dict[str, np.ndarray] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    made_along: dict[str, tuple[str, int]] = field(default_factory=dict)
     details: Any = None  # what the adapter needs to cut the model
-    _made_along: dict[str, tuple[str, int] | None] = field(default_factory=dict)
     _axes: dict[tuple[str, int], tuple[np.ndarray, str]] = field(default_factory=dict)
     _reads: list[tuple[str, np.ndarray, np.ndarray, bool]] = field(default_factory=list)
 
@@ -104,8 +117,7 @@ class Reading:
         axis: where they stand in which tensor, if it is one that another layer may make channels of as well,
         along another axis (an embedding that is the last layer, too).
         """
-        known = self._made_along.setdefault(layer, axis)
-        if axis is not None and known != axis:
+        if axis is not None and self.made_along.setdefault(layer, axis) != axis:
             layer = f"{layer} (axis {axis[1]})"
         if layer not in self.made:
             self.made[layer] = self.labels.new(channels)
@@ -145,7 +157,7 @@ class Reading:
         return labels[labels != NONE]
 
     def numbers(self, kind: str | None) -> tuple[np.ndarray, dict[int, str], np.ndarray]:
-        """The node of each label, `FIXED` last, for `NONE`; reasons of components; the component of labels."""
+        """The node of each label, `FIXED` last, for `NONE`; why components stay; the component of labels."""
         component, reasons = self.labels.components()
         heads = np.zeros(len(component), bool)
         heads[component[self._all_heads()]] = True

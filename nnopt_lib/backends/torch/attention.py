@@ -46,7 +46,7 @@ class FewerHeads(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `torch.nn.MultiheadAttention.forward`; masks that are per head must be those of the heads left."""
+        """As `torch.nn.MultiheadAttention.forward`; masks for each head must be those of the heads left."""
         inputs = [query, key, value]
         batched = query.dim() == 3
         inputs = [x if batched else x.unsqueeze(0 if self.batch_first else 1) for x in inputs]

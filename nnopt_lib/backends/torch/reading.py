@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from nnopt_lib.backends.torch.build import Network, _unwrapped, canonical_tensors
-from nnopt_lib.backends.torch.rules import RULES, Reader, taught
+from nnopt_lib.backends.torch.rules import RULES, Reader, is_zero, taught
 from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
 from nnopt_lib.checks import NnoptError, refuse
-from nnopt_lib.structure.labels import Value, unlabeled
+from nnopt_lib.structure.labels import NONE, Value, unlabeled
 from nnopt_lib.structure.reading import Reading, layer_of
 
 
@@ -30,7 +30,7 @@ class Details:
 
     args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
     norms: labels of groups, by path of a GroupNorm; attentions: of heads, by path of a MultiheadAttention.
-    sizes: of axes with channels in the code of a module, by its path: the labels at each index, (size, others).
+    sizes: of axes with channels in the code of a module, by its path: the labels at each index.
     """
 
     args: list[Any]
@@ -42,13 +42,14 @@ class Details:
     trains_more: bool = False  # whether a part of the module runs in training only
 
     def twice(self) -> tuple[list[Any], dict[str, Any]]:
-        """The example two times: a batch normalization in training needs more than one number."""
+        """The example and one beside it: a batch normalization in training needs more than one number."""
         return _twice(self.args), _twice(self.kwargs)
 
 
 def _twice(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
-        return torch.cat([value, value]) if value.dim() else value
+        other = value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value
+        return torch.cat([value, other]) if value.dim() else value
     if isinstance(value, (tuple, list)):
         return type(value)(_twice(one) for one in value)
     return {key: _twice(one) for key, one in value.items()} if isinstance(value, dict) else value
@@ -67,7 +68,13 @@ def read(model: nn.Module, example_input: Any) -> Reading:
     with unchanged(model):
         model.eval()
         try:
-            calls, end, _ = record(model, args, kwargs, taught, every=True)
+            try:
+                calls, end, _ = record(model, args, kwargs, taught, every=True)
+            except NnoptError:
+                raise
+            except Exception:  # some models cannot read a single example
+                details.args, details.kwargs = example_of(model, example_input, count=None)
+                calls, end, _ = record(model, details.args, details.kwargs, taught, every=True)
         except NnoptError:
             raise
         except Exception as error:
@@ -81,6 +88,10 @@ def read(model: nn.Module, example_input: Any) -> Reading:
             details.trains_more = _follow_training(reader, model, details)
     for layer in _unreached(model, reader):
         reader.reading.unread.setdefault(layer, "it did not run on the example")
+    for name, ((path, _), *_) in owners.items():
+        kernel = name.endswith("/kernel") and path not in reader.reading.made
+        if kernel and not any(tensor == name for tensor, _ in reader.reading.made_along.values()):
+            reader.reading.unread.setdefault(path, "its kernel is read by no operation that makes channels")
     reader.reading.details = details
     return reader.reading
 
@@ -97,8 +108,10 @@ def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, list[tuple[str, 
     return names, owners
 
 
-def example_of(model: nn.Module, example_input: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The first example of a batch, as arguments: one tensor, a tuple or list, a dict by keyword."""
+def example_of(
+    model: nn.Module, example_input: Any, count: int | None = 1
+) -> tuple[list[Any], dict[str, Any]]:
+    """The first of a batch, as arguments: of one tensor, a tuple or list, or by keyword of a dict."""
     if example_input is None and isinstance(model, Network):
         example_input = torch.zeros(1, *model.spec.input_shape)
     if example_input is None:
@@ -114,7 +127,7 @@ def example_of(model: nn.Module, example_input: Any) -> tuple[list[Any], dict[st
     def one_of(value: Any, single: bool) -> Any:
         if isinstance(value, (torch.Tensor, np.ndarray)) or single:
             tensor = torch.as_tensor(value)
-            tensor = (tensor[:1] if tensor.dim() else tensor).to(first.device)
+            tensor = (tensor[:count] if tensor.dim() else tensor).to(first.device)
             if tensor.is_floating_point() or (single and not counts and tensor.dtype != torch.bool):
                 tensor = tensor.to(first.dtype)
             return tensor.clone()
@@ -138,9 +151,10 @@ def example_of(model: nn.Module, example_input: Any) -> tuple[list[Any], dict[st
 
 @contextlib.contextmanager
 def unchanged(*models: nn.Module) -> Iterator[None]:
-    """Modes, buffers and the random generators are put back as they were."""
+    """Modes, parameters, buffers and the random generators are put back as they were."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    buffers = [(tensor, tensor.clone()) for model in models for tensor in model.buffers()]
+    tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
     devices = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices=list(devices)):
@@ -149,8 +163,8 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
-            for tensor, value in buffers:
-                if not torch.equal(tensor, value):
+            for tensor, value in before:
+                if not torch.equal(tensor, value):  # a forward may write to what it reads
                     tensor.copy_(value)
 
 
@@ -168,9 +182,10 @@ def _follow(reader: Reader, calls: Sequence[Call], end: Any) -> None:
     for call in calls:
         reader.values[call] = _value(reader, call)
     for call in calls_in(end):
-        value = reader.values[call]
-        for one in value if isinstance(value, list) else [value]:
-            reader.reading.labels.fix(one.labels, "its channels are outputs of the model")
+        reader.fix(call, "its channels are outputs of the model")
+        name = reader.parameter(call)
+        for axis, size in enumerate(call.shape if name else ()):
+            reader.reading.axis(str(name), axis, np.full(size, NONE))
 
 
 def _follow_training(reader: Reader, model: nn.Module, details: Details) -> bool:
@@ -190,15 +205,16 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
     """Labels of what a call gave, by its rule; without one its inputs stay whole."""
     if call.target is PART:
         given, number = call.args
-        value = reader.values[given]
-        return value[number] if isinstance(value, list) else unlabeled(call.shape)
+        parts = reader.values[given]
+        part = parts[number] if isinstance(parts, list) else unlabeled(call.shape)
+        return part if part.shape == call.shape else unlabeled(call.shape)
     if call.target is OUTSIDE:
         if call.tensor is not None:
             reader.used.add(id(call.tensor))
         return unlabeled(call.shape)
     if call.target is None:  # an input
         return unlabeled(call.shape)
-    inputs = [one for one in calls_in([*call.args, *call.kwargs.values()])]
+    inputs = calls_in([*call.args, *call.kwargs.values()])
     labeled = [one for one in inputs if _labeled(reader.values[one])]
     name = reader.name_of(call)
     if name in RULES:
@@ -206,18 +222,14 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             value = RULES[name](reader, call)
         except NnoptError:
             raise
-        except (
-            Exception
-        ) as e:  # a form of the call that its rule does not foresee is one that is not understood
-            if __import__("os").environ.get("DBG"):
-                import traceback
-
-                traceback.print_exc()
+        except Exception:  # a form of the call that its rule does not foresee: it is not understood
             value = None
         if isinstance(value, list) or (value is not None and value.shape == call.shape):
-            if not _writes_a_part(reader, call, value):
-                return value
-            reader.refuse("written to in place, part by part")
+            one = value if isinstance(value, Value) else None
+            if one is not None and call.overwrites and not is_zero(one):
+                for other in call.overwrites:  # they hold something else now than their own rule said
+                    reader.fix(other, "written to in place, through another name")
+            return value
     reason = reader.reason or f"read by {name!r}, for which there is no rule"
     reader.reason = ""
     for one in inputs:
@@ -226,25 +238,9 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             reader.reading.unread.setdefault(layer_of(tensor), reason)
     if labeled:
         where = f" in {type(call.within).__name__}" if call.within is not None else ""
-        for one in labeled:
-            found = reader.values[one]
-            for part in found if isinstance(found, list) else [found]:
-                reader.reading.labels.fix(part.labels, reason + where)
+        for one in (*labeled, *call.overwrites):
+            reader.fix(one, reason + where)
     return unlabeled(call.shape)
-
-
-_VIEWS = ("getitem", "select", "narrow", "chunk", "split", "unbind", "transpose", "permute", "view", "expand")
-
-
-def _writes_a_part(reader: Reader, call: Call, value: Value | list[Value]) -> bool:
-    """Whether a call changes part of another tensor to something else than 0."""
-    name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
-    in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
-    if not in_place or isinstance(value, list) or not calls_in([*call.args[:1]]):
-        return False
-    source = calls_in([*call.args[:1]])[0]
-    source = source.args[0] if source.target is PART else source
-    return reader.name_of(source) in _VIEWS and not bool(np.all(np.asarray(value.held) == 0))
 
 
 def _labeled(value: Value | list[Value]) -> bool:

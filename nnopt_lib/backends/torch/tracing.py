@@ -47,7 +47,8 @@ class Call:
     target: the class of a layer, a function, or the name of a tensor's method. args, kwargs: as they were
     given, with the calls that made them in the place of tensors. shape: of what it gave, with the batch; ()
     for more than one tensor. path, module: of a layer. within: the module whose code ran. tensor: of what no
-    operation made, and of whole numbers, which may index others.
+    operation made, and of whole numbers, which may index others. overwrites: calls whose values lie in the
+    memory that this one writes to.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Call:
     module: nn.Module | None = None
     within: nn.Module | None = None
     tensor: torch.Tensor | None = None
+    overwrites: tuple[Call, ...] = ()
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -190,6 +192,18 @@ class _Recorder(TorchFunctionMode):
         self.keep(call, tensor)
         return call
 
+    def _sharing(self, value: Any) -> tuple[Call, ...]:
+        """The calls whose values, where they still live, share memory with this one."""
+        if not isinstance(value, torch.Tensor):
+            return ()
+        memory = value.untyped_storage().data_ptr()
+        living = [(call, tensor()) for call, tensor in self.made.values()]
+        return tuple(
+            call
+            for call, tensor in living
+            if tensor is not None and tensor is not value and tensor.untyped_storage().data_ptr() == memory
+        )
+
     def inside(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """In the place of the `forward` of a module whose operations are written down."""
         self.running.append(module)
@@ -226,6 +240,8 @@ class _Recorder(TorchFunctionMode):
             call = Call(f"{name.strip('_')}_{earlier}" if earlier else name.strip("_"), func, given, keywords)
             if isinstance(func, (MethodDescriptorType, WrapperDescriptorType, MethodWrapperType)):
                 call.target = name
+            if (name.endswith("_") and name[-2:] != "__") or name.startswith("__i") or "out" in kwargs:
+                call.overwrites = self._sharing(value)
             self.keep(call, value)
         elif any(isinstance(one, Call) for one in given):
             rule = f"{type(self.model).__name__} must compute the same whatever its data are, to be described"
