@@ -12,7 +12,7 @@ import numpy as np
 from nnopt_lib.checks import check_fraction, check_int, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.masks import Masks
-from nnopt_lib.pruning.prune import check_fit, prune
+from nnopt_lib.pruning.prune import fitted, prune
 from nnopt_lib.structure.weights import check_match, initial_weights
 
 
@@ -32,10 +32,10 @@ def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = 
     # Everything is checked before anything is written: a refusal leaves the model as it was.
     check_match(weights, {name: value.shape for name, value in current.items()}, "weights")
     if masks is not None:
-        check_fit(model, masks.weights)
+        fitting = fitted(model, masks.weights)
     backend_of(model).set_weights(model, dict(weights))
     if masks is not None:
-        mask_backend_of(model).apply(model, masks.weights)
+        mask_backend_of(model).apply(model, fitting)
 
 
 def reinitialize(model: Any, *, seed: int, init: str = "glorot_uniform") -> None:

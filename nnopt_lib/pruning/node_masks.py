@@ -15,6 +15,7 @@ from nnopt_lib.pruning.importance import NODE_SCORES, keep_nodes
 from nnopt_lib.pruning.masks import Masks, read_parts, write_parts
 from nnopt_lib.structure.coupling import FIXED, Coupling
 from nnopt_lib.structure.spec import split_name
+from nnopt_lib.structure.weights import renamed
 
 LAYERS_ONLY = (
     "masks on nodes must say what they mean for weights to be held or applied",
@@ -97,10 +98,18 @@ def node_masks(
         rule = NODE_SCORES[check_choice("score", score, NODE_SCORES)]
         scores = rule(coupling, described.weights(model), seed=seed)
     # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
-    before = None if previous is None else described.kept(previous)
+    before = None if previous is None else described.kept(_under_names_of(described, previous))
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "previous": before}
     kept = keep_nodes(coupling, scores, sparsity=sparsity, **options)
     return _masks_of(described, model, kept)
+
+
+def _under_names_of(described: Described, masks: Masks) -> Mapping[str, np.ndarray]:
+    """Masks by layer under the names that the model has for its layers now."""
+    coupling = described.coupling
+    shapes = {f"{path}/rows": (len(coupling.nodes[name]),) for name, path in described.paths.items()}
+    found = renamed({f"{layer}/rows": mask for layer, mask in masks.items()}, shapes)
+    return {name.removesuffix("/rows"): mask for name, mask in found.items()} if found else masks
 
 
 def _masks_of(described: Described, model: Any, kept: np.ndarray) -> NodeMasks:

@@ -84,6 +84,7 @@ def prune(
     for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):
         if given:
             refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
+    previous = previous and fitted(model, previous)
     masks = make_masks(
         _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
         sparsity=sparsity,
@@ -148,24 +149,33 @@ def _weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     return weights
 
 
-def check_fit(model: Any, masks: Mapping[str, np.ndarray]) -> None:
-    """Refuse masks whose names or shapes do not fit the model."""
-    weights = mask_backend_of(model).weights(model, list(masks))
-    if not weights and mask_backend_of(model).weights(model, [f"{layer}/kernel" for layer in masks]):
+def fitted(model: Any, masks: Masks) -> Masks:
+    """Masks under the model's own names of weights; refused where names, order and shapes do not fit it."""
+    backend = mask_backend_of(model)
+    weights = backend.weights(model, list(masks))
+    if not weights and backend.weights(model, [f"{layer}/kernel" for layer in masks]):
         refuse(*LAYERS_ONLY)  # masks on nodes, as Masks.load reads them
-    check_match(masks, {name: weights[name].shape for name in weights})
+    if len(weights) < len(masks):  # another name since: all weights are looked at
+        weights = backend.weights(model, None)
+    shapes = {name: weights[name].shape for name in weights}
+    fitting = masks.under(shapes) or masks
+    check_match(fitting, {name: shapes[name] for name in fitting if name in shapes})
+    return fitting
 
 
 def apply_masks(model: Any, masks: Masks) -> None:
-    """Set to 0 what `masks` removed; refuses masks whose names or shapes are not the model's, listing them.
+    """Set to 0 what `masks` removed.
+
+    They fit the model that they were made for, loaded, cloned or wrapped since: by names, of which frameworks
+    change the outer ones, else by order and shapes where these leave one way only. Others are refused, with
+    the names and shapes that differ.
 
     Example:
         >>> from nnopt_lib import build, mlp
         >>> spec = mlp((3,), inputs=4, outputs=2)
         >>> apply_masks(build(spec, seed=2), prune(build(spec, seed=1), sparsity=0.5))
     """
-    check_fit(model, masks.weights)
-    mask_backend_of(model).apply(model, masks.weights)
+    mask_backend_of(model).apply(model, fitted(model, masks.weights))
 
 
 def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
@@ -190,5 +200,4 @@ def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
         >>> handle = hold(model, prune(model, sparsity=0.5), optimizer)
         >>> handle.remove()
     """
-    check_fit(model, masks.weights)
-    return mask_backend_of(model).hold(model, masks.weights, optimizer)
+    return mask_backend_of(model).hold(model, fitted(model, masks.weights), optimizer)

@@ -60,10 +60,12 @@ class _Weights(Mapping[str, np.ndarray]):
         return len(self.variables)
 
 
-def weights(model: keras.Model, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """The named weights, read one at a time."""
+def weights(model: keras.Model, names: Sequence[str] | None) -> Mapping[str, np.ndarray]:
+    """The named weights, or all of them, read one at a time."""
     variables = variables_of(model)
-    return _Weights({name: variables[name] for name in names if name in variables})
+    return _Weights(
+        {name: variables[name] for name in (variables if names is None else names) if name in variables}
+    )
 
 
 def _removed(model: keras.Model, masks: Mapping[str, np.ndarray]) -> list[tuple[Any, np.ndarray]]:
