@@ -182,16 +182,20 @@ def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
     """Keep zeros at zero: mask the weights and the optimizer's state now and after each of its steps.
 
     Parameters:
+        masks: as `apply_masks` takes them.
         optimizer: the one that trains `model`; in PyTorch any that steps others, too (SAM, Lookahead, several
             as one). For Keras by default the one that it was compiled with.
 
     Works under any training loop, since it follows the optimizer: momentum, adaptive steps and weight decay
-    cannot move a removed weight, nor keep a memory of it. In PyTorch gradients of removed weights are 0 as
-    well, as they arrive, so that clipping, Muon, Adafactor and LBFGS train the network that is left;
-    `torch.autograd.grad` gives them whole. It ends with the optimizer. Returns a handle whose `remove()` ends
-    it; holding again on the same optimizer replaces the masks. A Keras loop of your own that is a
-    `tf.function` must be traced after this call. Errors: an optimizer that does not own the masked weights;
-    masks for another model, or masks on nodes that `Masks.load` read, which know layers only.
+    cannot move a removed weight, nor keep a memory of it. Gradients of removed weights are 0 as well, so that
+    clipping, Muon, Adafactor and LBFGS train the network that is left: in PyTorch as they arrive, in Keras as
+    the optimizer takes them; `torch.autograd.grad` and Keras's tape give them whole.
+
+    Returns a handle whose `remove()` ends it; holding again on the same optimizer replaces the masks. In
+    PyTorch it ends with the optimizer. A Keras model stays held: under the optimizer of a later `compile`
+    entirely, and under any other one its zeros stay; a loop of your own that is a `tf.function` must be
+    traced after this call. Errors: an optimizer that does not own the masked weights; masks for another
+    model, or masks on nodes that `Masks.load` read, which know layers only.
 
     Example:
         >>> import torch
