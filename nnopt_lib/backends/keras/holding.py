@@ -85,15 +85,20 @@ class Hold:
 
     def follow(self, optimizer: Any) -> None:
         """Mask gradients, weights and state at every step of this optimizer and of those inside."""
-        for member in family(optimizer):
+        for member in self._join(optimizer):
+            self._mask(member)
+        self._trace_anew()
+
+    def _join(self, optimizer: Any) -> list[Any]:
+        members = family(optimizer)
+        for member in members:
             earlier = _held.get(member, lambda: None)()
             if earlier is not self:
                 if earlier is not None:
                     earlier.remove()
                 _held[member] = weakref.ref(self)
                 self._shadow_apply(member)
-            self._mask(member)
-        self._trace_anew()
+        return members
 
     def _constrain(self, variable: Any, removed: tf.Tensor) -> None:
         earlier = variable.constraint
@@ -114,6 +119,9 @@ class Hold:
         @functools.wraps(plain)
         def apply(grads: Any, trainable_variables: Any = None) -> Any:
             variables = optimizer._trainable_variables if trainable_variables is None else trainable_variables
+            if not optimizer.built:
+                optimizer.build(list(variables))
+            self._join(optimizer)  # a MultiOptimizer made by a function knows those inside once it is built
             keys = [optimizer._var_key(variable) for variable in variables]
             # Clipping by norms, Muon, Adafactor and Lamb read all of a layer's gradients together.
             grads = [_masked(one, removed.get(key)) for one, key in zip(grads, keys, strict=True)]
@@ -122,6 +130,8 @@ class Hold:
             return result
 
         self._ends.append(_shadow(optimizer, "apply", apply))
+        if isinstance(optimizer, keras.optimizers.Adafactor):
+            self._ends.append(_shadow(optimizer, "_rms", _without_nan(optimizer._rms)))
 
     def _follow_compile(self, model: Any) -> None:
         """`compile` makes a new optimizer, of which nobody tells us."""
@@ -180,6 +190,12 @@ def _masked(gradient: Any, removed: tf.Tensor | None) -> Any:
         values = _cleared(gradient.values, tf.gather(removed, gradient.indices))
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return _cleared(gradient, removed)
+
+
+def _without_nan(rms: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Of Adafactor: where a whole row and a whole column are removed its step is 0 / 0, which one mean over
+    the kernel would spread to kept weights."""
+    return lambda step: rms(tf.where(tf.math.is_nan(step), tf.zeros_like(step), step))
 
 
 def _state(optimizer: Any, variable: Any) -> Iterator[tuple[Any, float]]:

@@ -321,3 +321,198 @@ def test_a_family_is_all_that_steps_once():
     model = network()
     outer.build(model.trainable_variables)
     assert trained(family(outer)) == {id(v) for v in model.trainable_variables}
+
+
+# ---------------------------------------------------------------- optimizers that come later
+
+
+def twice_compiled(first="SGD", second="Adam", **options):
+    """Held, trained, compiled again."""
+    model, masks, twin = pair()
+    for one in (model, twin):
+        compile_and_build(one, OPTIMIZERS[first]())
+    handle = nnopt.hold(model, masks)
+    for one in (model, twin):
+        by_fit(one, 5)
+        compile_and_build(one, OPTIMIZERS[second](**options))
+    return model, masks, twin, handle
+
+
+@pytest.mark.parametrize("way", [by_fit, by_loop])
+@pytest.mark.parametrize("second", ["Adam", "Muon", "MultiOptimizer", "LossScaleOptimizer"])
+def test_compiled_again_it_is_held_as_before(second, way):
+    model, masks, twin, _ = twice_compiled(second=second, **CLIPPED, **AVERAGED)
+    way(model, steps=20)
+    way(twin, steps=20)
+    assert_zeros(model, masks)
+    assert_alike(model, twin)
+
+
+def test_compiled_again_before_it_was_ever_trained_and_twice_with_one_optimizer():
+    model, masks, twin = pair()
+    model.compile("adam", LOSS)
+    nnopt.hold(model, masks)
+    optimizer = optimizers.SGD(0.05, momentum=0.9, global_clipnorm=0.1)
+    for _ in range(2):
+        model.compile(optimizer, LOSS)
+    compile_and_build(twin, optimizers.SGD(0.05, momentum=0.9, global_clipnorm=0.1))
+    for one in (model, twin):
+        by_fit(one, 5)
+        one.compile(one.optimizer, LOSS)
+        by_fit(one, 5)
+    assert_zeros(model, masks)
+    assert_alike(model, twin)
+
+
+def test_compiled_with_a_part_frozen_and_without_an_optimizer():
+    model, masks, _ = pair()
+    model.compile("adam", LOSS)
+    nnopt.hold(model, masks)
+    model.layers[2].trainable = False
+    model.compile(optimizers.SGD(0.05, momentum=0.9), LOSS)
+    frozen = np.asarray(model.layers[2].kernel)
+    by_fit(model, 5)
+    assert_zeros(model, masks)
+    assert np.array_equal(np.asarray(model.layers[2].kernel), frozen)
+    model.layers[2].trainable = True
+    model.compile(None, LOSS)
+    model.compile(optimizers.Adam(0.01, use_ema=True), LOSS)
+    by_fit(model, 5)
+    assert_zeros(model, masks)
+    assert (np.asarray(model.layers[2].kernel) != frozen).any()
+
+
+@pytest.mark.parametrize("name", ["SGD", "Ftrl", "Muon", "MultiOptimizer", "LossScaleOptimizer"])
+def test_zeros_stay_under_optimizers_that_nobody_told_of(name):
+    model, masks, _ = pair()
+    model.compile("adam", LOSS)
+    nnopt.hold(model, masks)
+    before = model.get_weights()
+    for compiled in (True, False):
+        optimizer = OPTIMIZERS[name](weight_decay=0.01)
+        optimizer.build(model.trainable_variables)
+        by_loop(model, optimizer, steps=3, compiled=compiled)
+        assert_zeros(model, masks)
+    assert all((one != old).any() for one, old in zip(model.get_weights(), before, strict=True))
+    model.optimizer = OPTIMIZERS[name]()
+    model.train_function = None
+    by_fit(model, 3)
+    assert_zeros(model, masks)
+
+
+def test_a_constraint_of_the_layer_goes_on_and_comes_back():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((12,)), layers.Dense(4, kernel_constraint=keras.constraints.UnitNorm())]
+    )
+    model.compile(optimizers.SGD(0.1), LOSS)
+    kernel, constraint = model.layers[0].kernel, model.layers[0].kernel.constraint
+    masks = nnopt.prune(model, sparsity=0.5)
+    assert constraint is not None
+    for _ in range(2):  # the second takes the place of the first
+        handle = nnopt.hold(model, masks)
+    by_fit(model, 5)
+    np.testing.assert_allclose(np.linalg.norm(np.asarray(kernel), axis=0), 1, atol=1e-5)
+    assert (np.asarray(kernel)[~next(iter(masks.values())).T] == 0).all()
+    handle.remove()
+    assert kernel.constraint is constraint
+
+
+def test_letting_go_leaves_model_and_optimizers_as_they_were():
+    model, masks, _, handle = twice_compiled(second="MultiOptimizer")
+    second = nnopt.hold(model, masks, optimizers.SGD(0.1))
+    third = nnopt.hold(model, masks)
+    for one in (handle, second, third, third):
+        one.remove()
+    assert "compile" not in vars(model) and not any("apply" in vars(one) for one in family(model.optimizer))
+    assert all(variable.constraint is None for variable in model.variables)
+    by_fit(model, 3)
+    with pytest.raises(AssertionError):
+        assert_zeros(model, masks)
+    model.compile("adam", LOSS)
+    assert "apply" not in vars(model.optimizer)
+
+
+def test_masks_that_take_the_place_of_others_after_compile():
+    model, first, _, _ = twice_compiled()
+    second = nnopt.shuffle_masks(first, seed=0)
+    nnopt.hold(model, second)
+    by_fit(model, 5)
+    assert_zeros(model, second)
+    with pytest.raises(AssertionError):
+        assert_zeros(model, first)
+    model.compile("sgd", LOSS)
+    by_fit(model, 5)
+    assert_zeros(model, second)
+
+
+def test_an_apply_that_somebody_else_put_there_goes_on():
+    model, masks, _ = pair()
+    model.compile("adam", LOSS)
+    plain, calls = model.optimizer.apply, []
+    theirs = lambda *args: (calls.append(1), plain(*args))[1]
+    vars(model.optimizer)["apply"] = theirs
+    handle = nnopt.hold(model, masks)
+    model.train_on_batch(*batches(1))
+    assert calls
+    handle.remove()
+    assert vars(model.optimizer)["apply"] is theirs
+
+
+def test_training_by_the_library_lets_go_at_its_end():
+    from tests.networks import arrays
+
+    model = nnopt.build(nnopt.mlp((9,), inputs=12, outputs=4), "keras")
+    masks, recipe = nnopt.prune(model, sparsity=0.7), nnopt.Training(epochs=1, batch_size=16)
+    nnopt.fit(model, arrays(), recipe, masks=masks, device="cpu")
+    assert all((nnopt.get_weights(model)[name][~mask] == 0).all() for name, mask in masks.items())
+    nnopt.fit(model, arrays(), recipe, device="cpu")
+    assert all((nnopt.get_weights(model)[name][~mask] != 0).any() for name, mask in masks.items())
+
+
+# ---------------------------------------------------------------- saved and loaded in the middle
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Muon", "LossScaleOptimizer"])
+def test_training_goes_on_where_it_stopped(name, tmp_path):
+    options = {**AVERAGED, "global_clipnorm": 0.1}
+    model, masks, twin = pair()
+    for one in (model, twin):
+        compile_and_build(one, OPTIMIZERS[name](**options))
+    nnopt.hold(model, masks)
+    for one in (model, twin):
+        by_fit(one, 10)
+    model.save(tmp_path / "model.keras")
+    masks.save(tmp_path / "masks")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not any("apply" in vars(one) for one in family(loaded.optimizer))  # nothing of it was saved
+    nnopt.hold(loaded, nnopt.Masks.load(tmp_path / "masks"))
+    for one in (model, loaded, twin):
+        by_fit(one, 10, seed=1)
+    assert_zeros(loaded, masks)
+    assert_alike(loaded, twin)
+    assert_alike(model, twin)
+
+
+# ---------------------------------------------------------------- rows and columns without a weight
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Ftrl", "Lamb", "Muon", "MultiOptimizer"])
+def test_kernels_of_which_whole_rows_and_columns_are_removed(name):
+    """Adafactor's step is 0 / 0 there, and one mean over the kernel would make all of it no number."""
+    model, _, _ = pair(0.0)
+    keep = [np.ones(shape, bool) for shape in ((5, 2, 2, 1), (7, 30), (4, 7))]
+    for mask in keep:
+        mask[:2], mask[:, 1] = False, False
+    masks = nnopt.Masks(dict(zip(nnopt.prunable(model), keep, strict=True)))
+    model.compile(OPTIMIZERS[name](clipnorm=1.0), LOSS)
+    nnopt.hold(model, masks)
+    start = model.get_weights()
+    by_fit(model, 30)
+    assert_zeros(model, masks)
+    assert all(np.isfinite(value).all() for value in model.get_weights())
+    moved = [
+        (one != old)[mask]
+        for one, old, mask in zip(model.get_weights()[::2], start[::2], in_keras_layout(masks), strict=True)
+    ]
+    assert min(one.mean() for one in moved) > 0.5
