@@ -84,7 +84,6 @@ def prune(
     for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):
         if given:
             refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
-    previous = previous and fitted(model, previous)
     masks = make_masks(
         _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
         sparsity=sparsity,
@@ -106,7 +105,7 @@ def _weight_scores(
 ) -> Mapping[str, np.ndarray]:
     """Scores by canonical name for the weights to rank, given or by rule."""
     if names is None:
-        names = list(previous) if previous else mask_backend_of(model).prunable(model)
+        names = list(fitted(model, previous)) if previous else mask_backend_of(model).prunable(model)
         if not names:
             kinds = "a dense, convolution or embedding layer"
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")

@@ -117,7 +117,7 @@ def assert_removed(model, masks):
 @pytest.mark.parametrize(("kind", "way"), DENSE)
 def test_masks_go_with_the_model(kind, way, tmp_path):
     model = made(kind)
-    dense = model.get_weights()
+    dense, first, before = model.get_weights(), nnopt.get_weights(model), kernels(model)
     nnopt.prune(model, sparsity=0.4).save(tmp_path / "masks")
     masks = nnopt.Masks.load(tmp_path / "masks")
     other = WAYS[way](model, tmp_path)
@@ -125,7 +125,9 @@ def test_masks_go_with_the_model(kind, way, tmp_path):
     other.set_weights(dense)  # the same order: nothing is 0 now
     nnopt.apply_masks(other, masks)
     assert_removed(other, masks)
-    nnopt.rewind(other, nnopt.get_weights(other), masks)
+    nnopt.rewind(other, first, masks)
+    for value, old, mask in zip(kernels(other), before, masks.values(), strict=True):
+        assert np.array_equal(value, np.where(mask.T, old, 0))
     more = nnopt.prune(other, sparsity=0.7, previous=masks)
     assert list(more) == nnopt.prunable(other) and more.removed == round(0.7 * more.size)
     assert all(not (new & ~old).any() for new, old in zip(more.values(), masks.values(), strict=True))
