@@ -87,7 +87,8 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
         refuse("hold needs the Keras optimizer that trains the model", type(optimizer).__name__, remedy)
     pairs = _removed(model, masks)
     if not optimizer.built:
-        optimizer.build(model.trainable_variables)
+        with optimizer._distribution_strategy.scope():
+            optimizer.build(model.trainable_variables)
     owned = trained(family(optimizer))
     foreign = [name for name, (variable, _) in zip(masks, pairs, strict=True) if id(variable) not in owned]
     if foreign:

@@ -348,6 +348,34 @@ def test_compiled_again_it_is_held_as_before(second, way):
     assert_alike(model, twin)
 
 
+@pytest.mark.parametrize("how", [{"steps_per_execution": 3}, {"run_eagerly": True}, {"jit_compile": True}])
+def test_compiled_again_in_another_way(how):
+    model, masks, twin = pair()
+    for one in (model, twin):
+        compile_and_build(one, OPTIMIZERS["Adam"](global_clipnorm=0.1))
+    nnopt.hold(model, masks)
+    for one in (model, twin):
+        one.compile(one.optimizer, LOSS, **how)
+        by_fit(one, 9)
+    assert_zeros(model, masks)
+    assert_alike(model, twin)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_under_a_strategy_of_tensorflow(built):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model, masks, _ = pair()
+        model.compile(OPTIMIZERS["Adam"](global_clipnorm=0.1), LOSS)
+        if built:
+            model.optimizer.build(model.trainable_variables)
+    nnopt.hold(model, masks)
+    before = model.get_weights()
+    by_fit(model, 5)
+    assert_zeros(model, masks)
+    assert (model.get_weights()[-1] != before[-1]).all()
+
+
 def test_compiled_again_before_it_was_ever_trained_and_twice_with_one_optimizer():
     model, masks, twin = pair()
     model.compile("adam", LOSS)
