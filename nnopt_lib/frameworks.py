@@ -83,8 +83,8 @@ class MaskBackend(Protocol):
     def prunable(self, model: Any) -> list[str]:
         """Names of trainable kernels of dense, convolution and embedding layers."""
 
-    def weights(self, model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """The named weights, read one at a time; not to be changed."""
+    def weights(self, model: Any, names: Sequence[str] | None) -> Mapping[str, np.ndarray]:
+        """The named weights, or all of them, read one at a time; not to be changed."""
 
     def apply(self, model: Any, masks: Mapping[str, np.ndarray]) -> None:
         """Set what the masks remove to 0."""

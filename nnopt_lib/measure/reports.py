@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.checks import NnoptError, check_int, refuse
 from nnopt_lib.frameworks import backend_of, framework_of, training_backend_of
 from nnopt_lib.measure.costs import count
 from nnopt_lib.measure.statistics import median_interval
@@ -45,11 +45,11 @@ def report(
     """What each model costs, side by side: parameters, zeros, bytes, MACs, measured latency and memory.
 
     Parameters:
-        models: of one or both frameworks; at least one.
+        models: of one or both frameworks, of one input and any outputs; at least one.
         example_input: the batch that is timed, (batch, *input_shape), channels first, or for Keras as the
             model reads it.
         names: of the models, in order; "model 1" and so on by default.
-        repeats: timed calls of each, in turns.
+        repeats: timed calls of each, in turns; at least 6.
 
     Returns one dictionary per model: `parameters`, `zeros` (of all weights), `parameter_bytes`, `macs` for
     one example (None for a model that `describe` does not understand), `latency_seconds` per batch (median)
@@ -65,6 +65,7 @@ def report(
     names = [f"model {number}" for number in range(1, len(models) + 1)] if names is None else list(names)
     if not models or len(names) != len(models):
         refuse("a report needs at least one model, and a name for each", f"{len(models)} and {len(names)}")
+    check_int("repeats", repeats, at_least=6)  # which an interval of the median needs
     x = np.asarray(example_input)
     # Keyed by number, not by name: two models may be called the same.
     runs = {
@@ -103,6 +104,23 @@ def _report_row(model: Any, name: str, x: np.ndarray, seconds: np.ndarray, peak:
 
 def _channels_first(model: Any, x: np.ndarray) -> np.ndarray:
     """A Keras model's own input, channels last, as the adapters read it; anything else as it is."""
-    if framework_of(model) == "keras" and x.ndim > 2 and tuple(model.input_shape[1:]) == x.shape[1:]:
-        return np.moveaxis(x, -1, 1)
-    return x
+    if framework_of(model) != "keras":
+        return x
+    shapes = _input_shapes(model)
+    if len(shapes) > 1:
+        refuse(f"a report needs models of one input, and {model.name!r} has more", len(shapes))
+    own = shapes and len(shapes[0]) == x.ndim and _fits(x.shape[1:], shapes[0][1:])
+    return np.moveaxis(x, -1, 1) if own and x.ndim > 2 else x
+
+
+def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
+    """Of a Keras model's inputs; of a subclassed one that with which it was built, none if it was not."""
+    tensors = getattr(model, "inputs", None)
+    if tensors:
+        return [tuple(tensor.shape) for tensor in tensors]
+    built = (model.get_build_config() or {}).get("input_shape")
+    return [tuple(built)] if isinstance(built, (list, tuple)) else []
+
+
+def _fits(shape: tuple[int, ...], free: tuple[int | None, ...]) -> bool:
+    return all(size in (None, own) for own, size in zip(shape, free, strict=True))

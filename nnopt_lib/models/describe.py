@@ -12,6 +12,7 @@ from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.frameworks import backend_of, description_backend_of, mask_backend_of
 from nnopt_lib.structure.coupling import Coupling, couple
 from nnopt_lib.structure.spec import NetSpec, split_name
+from nnopt_lib.structure.weights import layers_renamed
 
 
 def describe(model: Any, example_input: Any = None) -> NetSpec:
@@ -119,6 +120,7 @@ class Described:
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
         spec_name = {path: name for name, path in self.paths.items()}
+        masks = layers_renamed(masks, {path: len(self.coupling.nodes[n]) for n, path in self.paths.items()})
         for layer in masks:
             if layer not in spec_name:
                 known = [self.paths[name] for name in self.coupling.layers]

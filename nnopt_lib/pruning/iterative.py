@@ -12,13 +12,14 @@ import numpy as np
 from nnopt_lib.checks import check_fraction, check_int, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.masks import Masks
-from nnopt_lib.pruning.prune import check_fit, prune
-from nnopt_lib.structure.weights import check_match, initial_weights
+from nnopt_lib.pruning.prune import fitted, prune
+from nnopt_lib.structure.weights import check_match, initial_weights, renamed
 
 
 def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = None) -> None:
     """Put earlier weights, of `get_weights`, back, bit by bit, and set to 0 what `masks` removed.
 
+    Both may be of the model before it was saved and loaded, cloned or wrapped, as in `apply_masks`.
     To the start of training this is "reset to initialization" (Frankle & Carbin 2019), to an early step it is
     rewinding (Frankle et al. 2020). Chapter 10 compares them.
 
@@ -30,12 +31,15 @@ def rewind(model: Any, weights: Mapping[str, np.ndarray], masks: Masks | None = 
     """
     current = backend_of(model).get_weights(model)
     # Everything is checked before anything is written: a refusal leaves the model as it was.
-    check_match(weights, {name: value.shape for name, value in current.items()}, "weights")
+    shapes = {name: value.shape for name, value in current.items()}
+    if len(weights) == len(shapes):
+        weights = renamed(weights, shapes) or weights
+    check_match(weights, shapes, "weights")
     if masks is not None:
-        check_fit(model, masks.weights)
+        fitting = fitted(model, masks.weights)
     backend_of(model).set_weights(model, dict(weights))
     if masks is not None:
-        mask_backend_of(model).apply(model, masks.weights)
+        mask_backend_of(model).apply(model, fitting)
 
 
 def reinitialize(model: Any, *, seed: int, init: str = "glorot_uniform") -> None:

@@ -19,7 +19,7 @@ from nnopt_lib.files import load_tensors, save_tensors
 from nnopt_lib.pruning.allocation import LampScores, erk_counts
 from nnopt_lib.pruning.scores import source_of
 from nnopt_lib.pruning.topk import Selection, best_of_runs
-from nnopt_lib.structure.weights import check_match
+from nnopt_lib.structure.weights import check_match, renamed
 
 SCOPES = ("global", "layer")
 ALLOCATIONS = ("uniform", "erk", "lamp")
@@ -64,6 +64,11 @@ class Masks(Mapping[str, np.ndarray]):
         for mask in self._arrays.values():
             mask.flags.writeable = False
         self._removed = {name: _removed(mask) for name, mask in self._arrays.items()}
+
+    def under(self, shapes: Mapping[str, tuple[int, ...]]) -> Masks | None:
+        """The same masks under the names that a model has for its weights now; None where they do not fit."""
+        arrays = renamed(self, shapes)
+        return None if arrays is None else Masks._of(arrays)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -221,6 +226,7 @@ def make_masks(
     shapes = _shapes(scores)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if previous is not None:
+        previous = previous.under(shapes) or previous
         check_match(previous, shapes)
     if scope == "global" and allocation != "uniform":
         refuse("allocation shares sparsity among layers", "scope='global'", "Pass scope='layer' with it.")

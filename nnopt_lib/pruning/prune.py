@@ -107,7 +107,7 @@ def _weight_scores(
 ) -> Mapping[str, np.ndarray]:
     """Scores by canonical name for the weights to rank, given or by rule."""
     if names is None:
-        names = list(previous) if previous else mask_backend_of(model).prunable(model)
+        names = list(fitted(model, previous)) if previous else mask_backend_of(model).prunable(model)
         if not names:
             kinds = "a dense, convolution or embedding layer"
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
@@ -150,40 +150,53 @@ def _weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     return weights
 
 
-def check_fit(model: Any, masks: Mapping[str, np.ndarray]) -> None:
-    """Refuse masks whose names or shapes do not fit the model."""
-    weights = mask_backend_of(model).weights(model, list(masks))
-    if not weights and mask_backend_of(model).weights(model, [f"{layer}/kernel" for layer in masks]):
+def fitted(model: Any, masks: Masks) -> Masks:
+    """Masks under the model's own names of weights; refused where names, order and shapes do not fit it."""
+    backend = mask_backend_of(model)
+    weights = backend.weights(model, list(masks))
+    if not weights and backend.weights(model, [f"{layer}/kernel" for layer in masks]):
         refuse(*LAYERS_ONLY)  # masks on nodes, as Masks.load reads them
-    check_match(masks, {name: weights[name].shape for name in weights})
+    if len(weights) < len(masks):  # another name since: all weights are looked at
+        weights = backend.weights(model, None)
+    shapes = {name: weights[name].shape for name in weights}
+    fitting = masks.under(shapes) or masks
+    check_match(fitting, {name: shapes[name] for name in fitting if name in shapes})
+    return fitting
 
 
 def apply_masks(model: Any, masks: Masks) -> None:
-    """Set to 0 what `masks` removed; refuses masks whose names or shapes are not the model's, listing them.
+    """Set to 0 what `masks` removed.
+
+    They fit the model that they were made for, loaded, cloned or wrapped since: by names, of which frameworks
+    change the outer ones, else by order and shapes where these leave one way only. Others are refused, with
+    the names and shapes that differ.
 
     Example:
         >>> from nnopt_lib import build, mlp
         >>> spec = mlp((3,), inputs=4, outputs=2)
         >>> apply_masks(build(spec, seed=2), prune(build(spec, seed=1), sparsity=0.5))
     """
-    check_fit(model, masks.weights)
-    mask_backend_of(model).apply(model, masks.weights)
+    mask_backend_of(model).apply(model, fitted(model, masks.weights))
 
 
 def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
     """Keep zeros at zero: mask the weights and the optimizer's state now and after each of its steps.
 
     Parameters:
+        masks: as `apply_masks` takes them.
         optimizer: the one that trains `model`; in PyTorch any that steps others, too (SAM, Lookahead, several
             as one). For Keras by default the one that it was compiled with.
 
     Works under any training loop, since it follows the optimizer: momentum, adaptive steps and weight decay
-    cannot move a removed weight, nor keep a memory of it. In PyTorch gradients of removed weights are 0 as
-    well, as they arrive, so that clipping, Muon, Adafactor and LBFGS train the network that is left;
-    `torch.autograd.grad` gives them whole. It ends with the optimizer. Returns a handle whose `remove()` ends
-    it; holding again on the same optimizer replaces the masks. A Keras loop of your own that is a
-    `tf.function` must be traced after this call. Errors: an optimizer that does not own the masked weights;
-    masks for another model, or masks on nodes that `Masks.load` read, which know layers only.
+    cannot move a removed weight, nor keep a memory of it. Gradients of removed weights are 0 as well, so that
+    clipping, Muon, Adafactor and LBFGS train the network that is left: in PyTorch as they arrive, in Keras as
+    the optimizer takes them; `torch.autograd.grad` and Keras's tape give them whole.
+
+    Returns a handle whose `remove()` ends it; holding again on the same optimizer replaces the masks. In
+    PyTorch it ends with the optimizer. A Keras model stays held: under the optimizer of a later `compile`
+    entirely, and under any other one its zeros stay; a loop of your own that is a `tf.function` must be
+    traced after this call. Errors: an optimizer that does not own the masked weights; masks for another
+    model, or masks on nodes that `Masks.load` read, which know layers only.
 
     Example:
         >>> import torch
@@ -192,5 +205,4 @@ def hold(model: Any, masks: Masks, optimizer: Any = None) -> Any:
         >>> handle = hold(model, prune(model, sparsity=0.5), optimizer)
         >>> handle.remove()
     """
-    check_fit(model, masks.weights)
-    return mask_backend_of(model).hold(model, masks.weights, optimizer)
+    return mask_backend_of(model).hold(model, fitted(model, masks.weights), optimizer)

@@ -5,6 +5,7 @@ Filled by the adapters, which know the operations; turned into nodes here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from nnopt_lib.checks import refuse
 from nnopt_lib.structure.coupling import FIXED, Nodes, grouped, numbered
 from nnopt_lib.structure.labels import NONE, Labels
+from nnopt_lib.structure.weights import layers_renamed
 
 NODE_KINDS = ("node", "head")
 
@@ -79,6 +81,10 @@ class Channels(Nodes):
     whole: dict[str, str]
     groups_of: dict[str, np.ndarray]
     number: np.ndarray
+
+    def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
+        """As of `Nodes`; layers may have other names since (Keras changes them on loading)."""
+        return super().kept(layers_renamed(masks, {name: len(own) for name, own in self.nodes.items()}))
 
     def why_fixed(self, layer: str) -> str:
         """The sentence that says why nodes of a layer stay."""

@@ -6,7 +6,8 @@ Names read ``dense_1/kernel``, kernels are (out, in, *spatial), as everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -71,6 +72,77 @@ def check_match(
         names = [name for name in {**received, **shapes} if received.get(name) != shapes.get(name)]
         differences = [f"{n} {received.get(n, 'missing')} for {shapes.get(n, 'none')}" for n in names]
         refuse(f"{what} must have the names and shapes of the model's weights", ", ".join(differences))
+
+
+def renamed(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
+    """The arrays under the names of `shapes`, in order, none copied; None where no rule below fits them all.
+
+    1. Names that are all known are what they say. 2. Keras drops or adds outer names when it loads or clones
+    a model, wrappers do too: a name ends as one of those of its shape does, and as no other. 3. Order: arrays
+    stand for weights of their kind (``kernel``) and shape in the same order, in the only way that there is.
+    """
+    if all(name in shapes for name in arrays):
+        fits = all(np.shape(array) == shapes[name] for name, array in arrays.items())
+        return dict(arrays) if fits else None
+    names = _by_ends(arrays, shapes) or _by_order(arrays, shapes)
+    return {new: arrays[old] for old, new in names.items()} if names else None
+
+
+def layers_renamed(masks: Mapping[str, np.ndarray], widths: Mapping[str, int]) -> Mapping[str, np.ndarray]:
+    """Masks by layer under the names of layers of these widths, as `renamed` does; themselves where it cannot."""
+    shapes = {f"{layer}/rows": (width,) for layer, width in widths.items()}
+    found = renamed({f"{layer}/rows": mask for layer, mask in masks.items()}, shapes)
+    return {name.removesuffix("/rows"): mask for name, mask in found.items()} if found else masks
+
+
+def _by_ends(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, str] | None:
+    parts = {name: _split(name) for name in {**arrays, **shapes}}
+    by_last: dict[tuple[str, ...], list[str]] = {}
+    for name in shapes:
+        by_last.setdefault(parts[name][-2:], []).append(name)
+    names = {}
+    for old, array in arrays.items():
+        alike = [
+            new
+            for new in by_last.get(parts[old][-2:], ())
+            if shapes[new] == np.shape(array)
+            and all(a == b for a, b in zip(reversed(parts[old]), reversed(parts[new]), strict=False))
+        ]
+        if len(alike) != 1:
+            return None
+        names[old] = alike[0]
+    return names if len(set(names.values())) == len(names) else None
+
+
+def _by_order(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, str] | None:
+    wanted = [(name, (_split(name)[-1], np.shape(array))) for name, array in arrays.items()]
+    found = [(name, (_split(name)[-1], shape)) for name, shape in shapes.items()]
+    # The earliest and the latest places in order are the same only where there is one way.
+    first = _greedy(wanted, found)
+    return first if first and first == _greedy(wanted[::-1], found[::-1]) else None
+
+
+def _greedy(
+    wanted: Sequence[tuple[str, object]], found: Iterable[tuple[str, object]]
+) -> dict[str, str] | None:
+    left, names = iter(found), {}
+    for old, kind in wanted:
+        new = next((name for name, other in left if other == kind), None)
+        if new is None:
+            return None
+        names[old] = new
+    return names
+
+
+def _split(name: str) -> tuple[str, ...]:
+    """``("block", "0", "kernel")`` of ``block.0/kernel``."""
+    return tuple(re.split("[./]", name))
 
 
 def check_weights(spec: NetSpec, weights: Weights) -> dict[str, np.ndarray]:

@@ -89,13 +89,16 @@ def fit(
     seed_everything(seed)
     # In this order: hold and penalty need the optimizer's state, and weights that are on the device.
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
-    if masks is not None:
-        hold(model, masks, optimizer)
-    regularizer = None
-    if penalty is not None:
-        regularizer = penalty_backend_of(model).regularizer(model, penalty, training, seed)
-    learner = adapter.learner(model, data, training, optimizer, regularizer, device)
-    return train(learner, [data], training, [seed])[0]
+    held = None if masks is None else hold(model, masks, optimizer)
+    try:
+        regularizer = None
+        if penalty is not None:
+            regularizer = penalty_backend_of(model).regularizer(model, penalty, training, seed)
+        learner = adapter.learner(model, data, training, optimizer, regularizer, device)
+        return train(learner, [data], training, [seed])[0]
+    finally:
+        if held is not None:  # a Keras model would stay held under the next optimizer, too
+            held.remove()
 
 
 def fit_many(

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure import classics
-from nnopt_lib.structure.weights import INITIALIZERS, check_weights, initial_weights
+from nnopt_lib.structure.weights import INITIALIZERS, check_weights, initial_weights, renamed
 from tests.networks import networks
 
 
@@ -56,3 +57,66 @@ def test_arrays_that_do_not_fit_are_refused_by_name_and_shape():
         "weights must have the names and shapes of the model's weights; received dense_1/kernel (3, 2) for "
         "(2, 3), dense_1/scale (2,) for none, dense_1/bias missing for (2,)."
     )
+
+
+# ---------------------------------------------------------------- arrays under the names that a model has now
+
+
+def fits(names, arrays, shapes):
+    """Which name each array got: they are told apart by an entry of their own."""
+    found = renamed({name: np.full(shape, n) for n, (name, shape) in enumerate(arrays)}, dict(shapes))
+    return found and {name: names[value.flat[0]] for name, value in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "shapes", "expected"),
+    [
+        ("m/a/k m/b/k", "a/k b/k", "a/k b/k"),  # an outer name less
+        ("a/k b/k", "m/a/k m/b/k", "m/a/k m/b/k"),  # one more
+        ("b/k", "m/a/k m/b/k m/c/k", "m/b/k"),  # some of them
+        ("m/b/k m/a/k", "a/k b/k", "b/k a/k"),  # names before order
+        ("0/k 2/k", "net.0/k net.1/k net.2/k", "net.0/k net.2/k"),  # as PyTorch names them
+        ("a/k b/k", "b/k a/k c/k", "a/k b/k"),  # all known
+        ("x/k y/k", "a/k b/k", "a/k b/k"),  # order
+        ("b/k c/k", "a/k b/k", "a/k b/k"),  # order: names that are known in part do not count
+        ("x/k y/v", "a/v b/k c/v", "b/k c/v"),  # order among those of one kind
+        ("x/k", "a/k b/k", None),  # which?
+        ("m/a/k", "l/a/k r/a/k", None),
+        ("a/k", "l/a/k r/a/k", None),
+        ("x/k y/k", "a/k b/k c/k", None),
+        ("x/k y/k", "a/k", None),
+        ("x/v y/k", "a/k b/v", None),  # in the other order
+        ("a/v", "a/k", None),
+        ("m/a/k n/a/k", "a/k", None),  # two for one
+        ("a/k", "aa/k ba/k", None),  # names are compared whole
+    ],
+)
+def test_arrays_are_found_by_names_by_their_ends_and_by_order(arrays, shapes, expected):
+    arrays, shapes = arrays.split(), shapes.split()
+    found = fits(arrays, [(name, (2, 2)) for name in arrays], [(name, (2, 2)) for name in shapes])
+    assert found == (expected and dict(zip(expected.split(), arrays, strict=True)))
+    assert expected is None or list(found) == expected.split()
+
+
+def test_shapes_tell_what_names_and_order_do_not():
+    shapes = [("a/k", (2, 3)), ("b/k", (2, 2)), ("c/k", (2, 3))]
+    assert fits(["x/k"], [("x/k", (2, 2))], shapes) == {"b/k": "x/k"}
+    assert fits(["x/k"], [("x/k", (2, 3))], shapes) is None
+    assert fits(["x/k", "y/k"], [("x/k", (2, 2)), ("y/k", (2, 3))], shapes) == {"b/k": "x/k", "c/k": "y/k"}
+    assert fits(["a/k"], [("a/k", (2, 2))], shapes) is None  # known, and of another shape
+    assert fits(["m/a/k"], [("m/a/k", (2, 2))], shapes) == {"b/k": "m/a/k"}
+
+
+@given(networks(), st.data())
+@settings(max_examples=50)
+def test_all_weights_of_a_network_are_found_in_order_whatever_their_names(spec, data):
+    shapes = spec.parameter_shapes()
+    others = {f"other_{n}/{name.rpartition('/')[2]}": shape for n, (name, shape) in enumerate(shapes.items())}
+    arrays = {name: np.zeros(shape, bool) for name, shape in others.items()}
+    found = renamed(arrays, shapes)
+    assert list(found) == list(shapes)
+    assert all(one is other for one, other in zip(found.values(), arrays.values(), strict=True))
+    gone = data.draw(st.sampled_from(list(arrays)))
+    part = renamed({name: one for name, one in arrays.items() if name != gone}, shapes)
+    expected = [name for name, other in zip(shapes, others, strict=True) if other != gone]
+    assert part is None or [shapes[name] for name in part] == [shapes[name] for name in expected]

@@ -6,8 +6,10 @@ so that everything outside sees the canonical layout.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -121,22 +123,51 @@ _PARTS = {"gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_vari
 def canonical_variables(model: keras.Model) -> Iterator[tuple[str, Any, keras.layers.Layer]]:
     """Every floating variable with its canonical name and its layer; a shared layer comes once.
 
-    ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in nested ones.
+    ``path`` is "layer/kernel" in a functional model and "outer/inner/kernel" in some nested ones. Where two
+    layers have one path, the names of the layers around each come first; where that does not help either
+    (layers of a class of one's own may be called the same), they are numbered as Keras numbers layers.
     """
-    layers_of_model = list(model._flatten_layers())
-    layer_of = {id(v): layer for layer in layers_of_model for v in [*layer._trainable_variables]}
-    layer_of |= {id(v): layer for layer in layers_of_model for v in [*layer._non_trainable_variables]}
-    seen = set()
-    for variable in model.weights:
-        if variable.dtype.startswith(("float", "bfloat")):
-            path, _, part = variable.path.rpartition("/")
-            # Keras has names of its own for what is a kernel everywhere else.
-            part = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
-            name = f"{path}/{_PARTS.get(part, part)}"
-            if name in seen:
-                refuse("weights must have distinct names", f"{name} twice", "Name the layers differently.")
-            seen.add(name)
-            yield name, variable, layer_of.get(id(variable))
+    owners = _owners(model)
+    variables = [
+        (*v.path.rpartition("/")[::2], v, *owners.get(id(v), ((), None)))
+        for v in model.weights
+        if v.dtype.startswith(("float", "bfloat"))
+    ]
+    places = {(path, id(layer)) for path, _, _, _, layer in variables}
+    paths, names = Counter(path for path, _ in places), set[str]()
+    own_path: dict[tuple[str, int], str] = {}
+    for path, part, variable, outer, layer in variables:
+        place = path, id(layer)
+        if place not in own_path:
+            alone = paths[path] == 1
+            own_path[place] = path if alone else _free("/".join((*outer, path)), {*paths, *own_path.values()})
+        # Keras has names of its own for what is a kernel everywhere else.
+        part = part if part not in ("embeddings", "depthwise_kernel") else "kernel"
+        name = _free(f"{own_path[place]}/{_PARTS.get(part, part)}", names)
+        names.add(name)
+        yield name, variable, layer
+
+
+def _owners(model: keras.Model) -> dict[int, tuple[tuple[str, ...], keras.layers.Layer]]:
+    """By identity of each variable: the names of the layers around its layer, and this layer."""
+    owners: dict[int, tuple[tuple[str, ...], keras.layers.Layer]] = {}
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), model)]
+    seen: set[int] = set()
+    while waiting:
+        outer, layer = waiting.pop(0)
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            for variable in (*layer._trainable_variables, *layer._non_trainable_variables):
+                owners[id(variable)] = outer, layer
+            inside = () if layer is model else (*outer, layer.name)
+            waiting += [(inside, child) for child in layer._layers]
+    return owners
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, or with the first number that makes it one of its own."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def to_canonical(layer: Any, name: str, value: np.ndarray) -> np.ndarray:

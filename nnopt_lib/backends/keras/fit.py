@@ -146,6 +146,7 @@ def runner(model: keras.Model, x: np.ndarray, device: str | None) -> Callable[[]
 
     def run() -> Any:
         with _device(device):
-            return forward(batch).numpy()
+            # One output, or several in whatever order or dictionary the model gives them.
+            return tf.nest.map_structure(lambda output: output.numpy(), forward(batch))
 
     return run

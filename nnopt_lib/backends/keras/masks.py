@@ -1,20 +1,16 @@
-"""Masks on Keras 3 models: reading and masking a model's own variables, holding zeros under any optimizer.
-
-Layers and variables stay as they are. Keras's optimizers have no hooks, so `hold` shadows `apply` on the one
-optimizer object; its class, its configuration and what is saved of it do not change.
-"""
+"""Masks on Keras 3 models: reading and masking a model's own variables, which stay ordinary ones."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from keras import layers
 
-from nnopt_lib.backends.keras import keras, tf
+from nnopt_lib.backends.keras import keras
 from nnopt_lib.backends.keras.build import canonical_variables, from_canonical, to_canonical
+from nnopt_lib.backends.keras.holding import Hold, family, fill, trained
 from nnopt_lib.checks import refuse
 
 _RANKED = ("Conv", "DepthwiseConv", "SeparableConv")
@@ -60,10 +56,12 @@ class _Weights(Mapping[str, np.ndarray]):
         return len(self.variables)
 
 
-def weights(model: keras.Model, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """The named weights, read one at a time."""
+def weights(model: keras.Model, names: Sequence[str] | None) -> Mapping[str, np.ndarray]:
+    """The named weights, or all of them, read one at a time."""
     variables = variables_of(model)
-    return _Weights({name: variables[name] for name in names if name in variables})
+    return _Weights(
+        {name: variables[name] for name in (variables if names is None else names) if name in variables}
+    )
 
 
 def _removed(model: keras.Model, masks: Mapping[str, np.ndarray]) -> list[tuple[Any, np.ndarray]]:
@@ -75,92 +73,23 @@ def _removed(model: keras.Model, masks: Mapping[str, np.ndarray]) -> list[tuple[
     return pairs
 
 
-def _fill(variable: Any, removed: Any) -> None:
-    variable.assign(tf.where(removed, tf.zeros((), variable.dtype), variable.value))
-
-
 def apply(model: keras.Model, masks: Mapping[str, np.ndarray]) -> None:
     """Set what the masks remove to 0."""
     for variable, removed in _removed(model, masks):
-        _fill(variable, removed)
-
-
-class Hold:
-    """What `hold` returns: `remove` ends it. The weights stay as they are then, and may move again."""
-
-    def __init__(self, model: keras.Model, pairs: list[tuple[Any, np.ndarray]], optimizer: Any) -> None:
-        self._model, self._optimizer = weakref.ref(model), weakref.ref(optimizer)
-        self._targets = [
-            (target, removed) for variable, removed in pairs for target in _with_state(optimizer, variable)
-        ]
-        plain_apply = type(optimizer).apply
-
-        def apply(grads: Any, trainable_variables: Any = None) -> Any:
-            result = plain_apply(self._optimizer(), grads, trainable_variables)
-            self._mask()
-            return result
-
-        # On the object, not on its class: other optimizers of the class go on as they were, and `remove` only
-        # has to take the attribute away. Layers stay untouched, so a model is copied and saved as it is.
-        self._apply = optimizer.__dict__["apply"] = apply
-        self._mask()
-        self._trace_anew()
-
-    def remove(self) -> None:
-        """Let go."""
-        optimizer = self._optimizer()
-        if optimizer is not None and optimizer.__dict__.get("apply") is self._apply:
-            del optimizer.__dict__["apply"]
-            self._trace_anew()
-
-    def _mask(self) -> None:
-        for target, removed in self._targets:
-            _fill(target, removed)
-
-    def _trace_anew(self) -> None:
-        """Let `fit` compile its step again: the one that it keeps was traced with another `apply`.
-
-        A new function, not None: a callback may have asked, in the middle of `fit`, which calls it next.
-        """
-        model, optimizer = self._model(), self._optimizer()
-        if model is not None and getattr(model, "optimizer", None) is optimizer and model.train_function:
-            model.make_train_function(force=True)
-
-
-def _with_state(optimizer: Any, variable: Any) -> Iterator[Any]:
-    """The variable and those of the optimizer that hold one number for each of its weights."""
-    yield variable
-    inner = _inner(optimizer)
-    trained = inner._trainable_variables
-    index = next(index for index, other in enumerate(trained) if other is variable)
-    # Keras has no name for an optimizer's state: each kind keeps lists beside that of its variables, in the
-    # same order, as `_momentums` and `_velocities`.
-    for values in vars(inner).values():
-        if isinstance(values, (list, tuple)) and len(values) == len(trained) and values is not trained:
-            state = values[index]
-            if isinstance(state, keras.Variable) and state is not variable and state.shape == variable.shape:
-                yield state
-
-
-def _inner(optimizer: Any) -> Any:
-    """The optimizer itself, or the one that loss scaling (mixed precision) wraps."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-# Which hold is at work on an optimizer; weak, so that an optimizer that nobody uses takes its hold along.
-_held: weakref.WeakKeyDictionary[Any, Hold] = weakref.WeakKeyDictionary()
+        fill(variable, removed)
 
 
 def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) -> Hold:
-    """Mask now and after every step of `optimizer` (or `model.optimizer`); an earlier hold on it ends."""
+    """Mask now and at every step of `optimizer` (or `model.optimizer`), and of those after it."""
     optimizer = getattr(model, "optimizer", None) if optimizer is None else optimizer
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         remedy = "Pass it as the third argument, or compile the model first."
         refuse("hold needs the Keras optimizer that trains the model", type(optimizer).__name__, remedy)
     pairs = _removed(model, masks)
     if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    owned = {id(variable) for variable in _inner(optimizer)._trainable_variables}
+        with optimizer._distribution_strategy.scope():
+            optimizer.build(model.trainable_variables)
+    owned = trained(family(optimizer))
     foreign = [name for name, (variable, _) in zip(masks, pairs, strict=True) if id(variable) not in owned]
     if foreign:
         refuse(
@@ -168,10 +97,7 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
             f"one without {', '.join(foreign)}",
             "Build it with this model's trainable_variables.",
         )
-    if optimizer in _held:
-        _held[optimizer].remove()
-    _held[optimizer] = Hold(model, pairs, optimizer)
-    return _held[optimizer]
+    return Hold(model, pairs, optimizer)
 
 
 def reinitialize(model: keras.Model, seed: int) -> None:

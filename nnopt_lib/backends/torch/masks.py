@@ -74,10 +74,12 @@ class _Weights(Mapping[str, np.ndarray]):
         return len(self.tensors)
 
 
-def weights(model: nn.Module, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """The named weights, read one at a time."""
+def weights(model: nn.Module, names: Sequence[str] | None) -> Mapping[str, np.ndarray]:
+    """The named weights, or all of them, read one at a time."""
     tensors = dict(canonical_tensors(model))
-    return _Weights({name: tensors[name] for name in names if name in tensors})
+    return _Weights(
+        {name: tensors[name] for name in (tensors if names is None else names) if name in tensors}
+    )
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -125,9 +125,7 @@ def test_sizes_in_forward_leave_a_layer_whole_by_name():
     model = Fixed()
     masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=X)
     assert list(masks) == ["fc"] and set(masks.whole) == {"conv", "head"}
-    assert masks.whole["conv"].startswith(
-        "'view' in Fixed cannot do with fewer channels (RuntimeError: "
-    )
+    assert masks.whole["conv"].startswith("'view' in Fixed cannot do with fewer channels (RuntimeError: ")
     assert repr(masks).endswith("1 array; 2 layers whole, see .whole)")
     small = nnopt.remove_nodes(model, masks, example_input=X)
     assert small.fc.out_features == 3 and small.conv.out_channels == 4
