@@ -91,7 +91,7 @@ def renamed(
 
 
 def layers_renamed(masks: Mapping[str, np.ndarray], widths: Mapping[str, int]) -> Mapping[str, np.ndarray]:
-    """Masks by layer under the names of layers of these widths, as `renamed` does; themselves where it cannot."""
+    """Masks by layer under the names of layers of these widths, by `renamed`; else as they are."""
     shapes = {f"{layer}/rows": (width,) for layer, width in widths.items()}
     found = renamed({f"{layer}/rows": mask for layer, mask in masks.items()}, shapes)
     return {name.removesuffix("/rows"): mask for name, mask in found.items()} if found else masks

@@ -17,7 +17,15 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from nnopt_lib.backends.torch.build import as_array, canonical_tensors
-from nnopt_lib.backends.torch.optimizers import family, follow, forget, owned
+from nnopt_lib.backends.torch.optimizers import (
+    family,
+    follow,
+    forget,
+    lift,
+    owned,
+    squares,
+    worth_lifting,
+)
 from nnopt_lib.checks import refuse
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
@@ -110,25 +118,30 @@ class _Kept:
     """What is kept of one parameter, of its gradient, and of what an optimizer remembers of it."""
 
     def __init__(self, bits: torch.Tensor) -> None:
-        self.bits = bits
+        self.bits, self.device, self.itemsize = bits, bits.device, bits.itemsize
         self.gradient_masked = False  # since the last step
 
     def move(self, parameter: torch.Tensor) -> None:
         """Follow a parameter to another device or precision."""
-        if self.bits.device != parameter.device or self.bits.itemsize != parameter.itemsize:
+        if parameter.itemsize != self.itemsize or parameter.device != self.device:
             self.bits = self.bits.to(parameter.device, _BITS[parameter.itemsize])
+            self.device, self.itemsize = self.bits.device, self.bits.itemsize
 
     def clear(self, tensor: torch.Tensor) -> None:
         """Set to 0 what is not kept of the parameter, or of a tensor of its shape in any precision."""
         bits = self.bits
-        clear(tensor, bits if tensor.itemsize == bits.itemsize else bits.to(_BITS[tensor.itemsize]))
+        if tensor.itemsize != self.itemsize:
+            bits = bits.to(_BITS[tensor.itemsize])
+        tensor.view(bits.dtype).bitwise_and_(bits)
 
-    @torch.no_grad()
     def clear_gradient(self, parameter: torch.Tensor) -> None:
         """Set the gradient to 0 where the weight is removed, NaN too, as if the weight were not there."""
+        if torch.is_grad_enabled():  # hardly ever in a backward pass: asking costs less than forbidding
+            with torch.no_grad():
+                return self.clear_gradient(parameter)
         gradient = parameter.grad
         if gradient is None:
-            return
+            return None
         self.move(parameter)
         if gradient.is_sparse:  # of an embedding: rows, in any order, some of them twice
             rows = _Kept(self.bits[gradient._indices().unbind()])
@@ -136,6 +149,7 @@ class _Kept:
         else:
             self.clear(gradient)
         self.gradient_masked = True
+        return None
 
 
 # The hook on each held parameter: a later hold puts its own in the place of an earlier one's.
@@ -148,6 +162,9 @@ class Hold:
     def __init__(self, pairs: list[tuple[torch.Tensor, _Kept]], members: list[torch.optim.Optimizer]) -> None:
         self._pairs = pairs
         self._members = [weakref.ref(member) for member in members]
+        self._large = [(parameter, kept) for parameter, kept in pairs if worth_lifting(parameter)]
+        named = [(weakref.ref(member), squares(member)) for member in members]
+        self._squares = [(member, name) for member, name in named if name and self._large]
         # Gradients as they arrive: clipping, Muon, Adafactor and LBFGS read all of a layer's together.
         # By the parameter: a hook on a module would be copied and saved with the model.
         self._hooks = [
@@ -173,6 +190,10 @@ class Hold:
         for parameter, kept in self._pairs:
             if not kept.gradient_masked:
                 kept.clear_gradient(parameter)
+        for member, name in self._squares:
+            state = getattr(member(), "state", {})
+            for parameter, kept in self._large:
+                lift(state.get(parameter, {}).get(name), kept.bits)
 
     @torch.no_grad()
     def _after(self) -> None:

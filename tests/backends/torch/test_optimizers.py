@@ -343,6 +343,54 @@ def test_sam_and_a_masked_network_train_alike():
     torch.testing.assert_close(model(x), twin(x), rtol=1e-4, atol=1e-5)
 
 
+# ---------------------------------------------------------------- roots of zeros, which are slow
+
+ROOTS = {
+    "adam": ("exp_avg_sq", lambda p: torch.optim.Adam(p, 0.01, amsgrad=True, weight_decay=0.01)),
+    "adamw": ("exp_avg_sq", lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1)),
+    "nadam": ("exp_avg_sq", lambda p: torch.optim.NAdam(p, 0.01)),
+    "radam": ("exp_avg_sq", lambda p: torch.optim.RAdam(p, 0.01)),
+    "rmsprop": ("square_avg", lambda p: torch.optim.RMSprop(p, 0.005, momentum=0.9, centered=True)),
+    "small eps": ("exp_avg_sq", lambda p: torch.optim.Adam(p, 0.01, eps=1e-20)),
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 16])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ROOTS)
+def test_squares_of_removed_weights_are_above_0_inside_a_step_alone_and_change_no_bit(
+    name, kind, chunk, monkeypatch
+):
+    from nnopt_lib.backends.torch import optimizers
+
+    monkeypatch.setattr(optimizers, "_CHUNK", chunk)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    trained = []
+    for worth in (1, 10**9):
+        monkeypatch.setattr(optimizers, "_WORTH", worth)
+        model, x, _ = make("mlp")
+        model, x = model.to(kind), x.to(kind)
+        optimizer = ROOTS[name][1](model.parameters())
+        masks = nnopt.prune(model, sparsity=0.7)
+        nnopt.hold(model, masks, optimizer)
+        inside = []
+
+        def look(optimizer, args, kwargs, masks=masks, model=model, inside=inside):
+            for mask, p in zip(masks.values(), kernels(model), strict=True):
+                if optimizer.state[p]:
+                    squares = optimizer.state[p][ROOTS[name][0]]
+                    inside.append((squares[torch.tensor(~mask)] > 0).all().item())
+
+        optimizer.register_step_pre_hook(look)
+        for _ in range(30):
+            by_step(model, x, optimizer)
+            assert_zeros(model, masks, optimizer)
+        assert inside == [worth == 1] * len(inside) and len(inside) == 58
+        trained.append([p.detach().clone() for p in model.parameters()])
+        trained[-1] += [v.clone() for p in kernels(model) for v in optimizer.state[p].values()]
+    assert all(torch.equal(a, b) for a, b in zip(*trained, strict=True))
+
+
 # ---------------------------------------------------------------- beside schedulers and other holds
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st  # noqa: E402
 from torch import nn  # noqa: E402
 
 import nnopt_lib as nnopt  # noqa: E402
-from nnopt_lib.checks import NnoptError  # noqa: E402
 from tests.networks import architectures, every_operation  # noqa: E402
 from tests.pruned import (  # noqa: E402
     LEAVING_CONSTANTS,
