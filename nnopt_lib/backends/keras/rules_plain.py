@@ -20,7 +20,46 @@ from nnopt_lib.structure.labels import (
 )
 
 _ACTIVATIONS = set(
-    ["linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "tanh", "sigmoid", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "hard_shrink", "soft_shrink", "tanh_shrink", "softplus", "softsign", "exponential", "log_sigmoid", "squareplus", "sparse_plus", "sparse_sigmoid", "threshold", "relu_6", "log", "exp", "square", "sin", "cos", "abs", "sqrt", "erf", "identity"]
+    [
+        "linear",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "swish",
+        "mish",
+        "tanh",
+        "sigmoid",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "hard_tanh",
+        "hard_shrink",
+        "soft_shrink",
+        "tanh_shrink",
+        "softplus",
+        "softsign",
+        "exponential",
+        "log_sigmoid",
+        "squareplus",
+        "sparse_plus",
+        "sparse_sigmoid",
+        "threshold",
+        "relu_6",
+        "log",
+        "exp",
+        "square",
+        "sin",
+        "cos",
+        "abs",
+        "sqrt",
+        "erf",
+        "identity",
+    ]
 )
 _ACROSS = {"softmax", "log_softmax", "sparsemax"}
 
@@ -64,7 +103,22 @@ def _softmax(r: Reader, call: Call) -> Result:
     return Value(call.x.labels, np.nan)
 
 
-_SAME = ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "Identity", "ActivityRegularization", "StochasticDepth", "ops.StopGradient", "ops.Cast", "ops.Copy", "ops.SaturateCast"]
+_SAME = [
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "GaussianNoise",
+    "GaussianDropout",
+    "AlphaDropout",
+    "Identity",
+    "ActivityRegularization",
+    "StochasticDepth",
+    "ops.StopGradient",
+    "ops.Cast",
+    "ops.Copy",
+    "ops.SaturateCast",
+]
 
 
 @rule_for(*_SAME)
@@ -72,7 +126,60 @@ def _same(r: Reader, call: Call) -> Result:
     return Value(call.x.labels, call.x.held)
 
 
-_UNARY = ["Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink", "SparsePlus", "Silu", "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh", "HardShrink", "Threshold", "Absolute", "Fabs", "Ceil", "Clip", "Cos", "Cosh", "Exp", "Exp2", "Expm1", "Floor", "Log", "Log10", "Log1p", "Log2", "Negative", "Reciprocal", "Round", "Sign", "Sin", "Sinh", "Sqrt", "Square", "Tan", "Tanh", "Trunc", "Erf", "Rsqrt", "Cbrt", "NanToNum", "Arctan"]
+_UNARY = [
+    "Relu",
+    "Relu6",
+    "Sigmoid",
+    "SparseSigmoid",
+    "Softplus",
+    "Softsign",
+    "SoftShrink",
+    "SparsePlus",
+    "Silu",
+    "Squareplus",
+    "LogSigmoid",
+    "LeakyRelu",
+    "HardSigmoid",
+    "HardSilu",
+    "Elu",
+    "Selu",
+    "Gelu",
+    "Celu",
+    "TanhShrink",
+    "HardTanh",
+    "HardShrink",
+    "Threshold",
+    "Absolute",
+    "Fabs",
+    "Ceil",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Exp",
+    "Exp2",
+    "Expm1",
+    "Floor",
+    "Log",
+    "Log10",
+    "Log1p",
+    "Log2",
+    "Negative",
+    "Reciprocal",
+    "Round",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Sqrt",
+    "Square",
+    "Tan",
+    "Tanh",
+    "Trunc",
+    "Erf",
+    "Rsqrt",
+    "Cbrt",
+    "NanToNum",
+    "Arctan",
+]
 
 
 @rule_for("ReLU", "LeakyReLU", "ELU", *(f"ops.{name}" for name in _UNARY))
@@ -141,23 +248,11 @@ def _several(r: Reader, call: Call) -> Result:
     total = values[0]
     for one in values[1:]:
         shape = np.broadcast_shapes(total.shape, one.shape)
-        if not (total.labeled or one.labeled):
-            total = unlabeled(shape)
-            continue
-        labels = broadcast(r, total, one, shape)
-        if labels is None:
+        labels = broadcast(r, total, one, shape) if total.labeled or one.labeled else None
+        if labels is None and (total.labeled or one.labeled):
             return None
-        both = total.labeled and one.labeled
-        if name in _PRODUCTS:
-            gone = (total.labeled and zero(total)) or (name == "Multiply" and one.labeled and zero(one))
-        else:
-            gone = both and zero(total) and zero(one) and name != "Logaddexp"
-        if gone:
-            held: Any = 0.0
-        else:
-            held = _held_of_two(r, call, total, one) if both and len(values) == 2 else np.nan
-        total = Value(labels, held)
-    return total
+        total = unlabeled(shape) if labels is None else Value(labels)
+    return Value(total.labels, _held_of(r, call, values, name))
 
 
 def _raised(value: Value, rank: int) -> Value:
@@ -167,13 +262,18 @@ def _raised(value: Value, rank: int) -> Value:
     return value
 
 
-def _held_of_two(r: Reader, call: Call, a: Value, b: Value) -> Any:
-    if any(np.ndim(one.held) == 0 and np.isnan(one.held) for one in (a, b)):
+def _held_of(r: Reader, call: Call, values: Sequence[Value], name: str) -> Any:
+    """What several tensors that hold something, where masked, give together."""
+    gone = [one.labeled and zero(one) for one in values]
+    if (any(gone) if name == "Multiply" else all(gone) and name in _SUMS[:5]) or (
+        name in _PRODUCTS and gone[0]
+    ):
+        return 0.0
+    if any(not one.labeled or np.isnan(one.held).any() for one in values):
         return np.nan
-    rank = max(len(a.shape), len(b.shape))
-    arrays = [np.asarray(one.held, np.float32) for one in (a, b)]
-    arrays = [one.reshape((1,) * rank) if one.ndim == 0 else one for one in arrays]
-    held = r.moved(call, arrays)[0]
+    rank = max(len(one.shape) for one in values)
+    arrays = [np.asarray(one.held, np.float32) for one in values]
+    held = r.moved(call, [one.reshape((1,) * rank) if one.ndim == 0 else one for one in arrays])[0]
     return float(held.ravel()[0]) if held.size == 1 else held
 
 
@@ -298,7 +398,36 @@ def _pad(r: Reader, call: Call) -> Any:
 
 # ------------------------------------------------------------------ moving data
 
-_MOVES = ["Transpose", "Concatenate", "Stack", "Split", "ExpandDims", "Squeeze", "Swapaxes", "Moveaxis", "Ravel", "Repeat", "Tile", "Flip", "Roll", "BroadcastTo", "GetItem", "Unstack", "DepthToSpace", "SpaceToDepth", "Vstack", "Hstack", "Dstack", "Slice", "Take", "Reshape", "Fliplr", "Flipud", "Rot90", "ArraySplit"]
+_MOVES = [
+    "Transpose",
+    "Concatenate",
+    "Stack",
+    "Split",
+    "ExpandDims",
+    "Squeeze",
+    "Swapaxes",
+    "Moveaxis",
+    "Ravel",
+    "Repeat",
+    "Tile",
+    "Flip",
+    "Roll",
+    "BroadcastTo",
+    "GetItem",
+    "Unstack",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Vstack",
+    "Hstack",
+    "Dstack",
+    "Slice",
+    "Take",
+    "Reshape",
+    "Fliplr",
+    "Flipud",
+    "Rot90",
+    "ArraySplit",
+]
 _NUMBERED = (
     "Split",
     "ArraySplit",
