@@ -52,9 +52,25 @@ class Clone:
         new = self.copies.get(id(op))
         if new is None:
             inner = graph_of(op)
-            new = self._copy(op) if inner is None else self.model(op, inner, tree.flatten(args[0]))
+            if inner is not None:
+                new = self.model(op, inner, tree.flatten(args[0]))
+            elif isinstance(op, layers.TimeDistributed):
+                new = self._of_steps(op, args[0])
+            else:
+                new = self._copy(op)
             self.copies[id(op)] = new
         return new(*self.arguments(op, args), **kwargs)
+
+    def _of_steps(self, op: Any, steps: Any) -> Any:
+        graph = graph_of(op.layer)
+        if graph is None:
+            inner = self._copy(op.layer)
+        else:
+            inner = self.model(op.layer, graph, [keras.KerasTensor((steps.shape[0], *steps.shape[2:]))])
+        self.copies[id(op.layer)] = inner
+        config = op.get_config()
+        del config["layer"]
+        return type(op)(inner, **{key: config[key] for key in ("name", "trainable")})
 
     def _copy(self, op: Any) -> Any:
         if isinstance(op, layers.Lambda) or not isinstance(op, layers.Layer):

@@ -50,7 +50,7 @@ def read(model: keras.Model, example_input: Any = None) -> Reading:
 
 
 def example_of(graph: Any, example_input: Any) -> list[np.ndarray]:
-    """One example for each input, flat: random numbers of its shape; sizes that it leaves open are the given ones."""
+    """One example for each input, flat: random numbers of its shape, open sizes as in what is given."""
     given = [np.asarray(one) for one in tree.flatten(example_input)] if example_input is not None else []
     if len(given) != len(graph.inputs):
         given = [None] * len(graph.inputs)
@@ -84,7 +84,7 @@ def example_of(graph: Any, example_input: Any) -> list[np.ndarray]:
 
 
 def _layers_of(graph: Any) -> list[Any]:
-    return [layer for layer in graph._flatten_layers()]
+    return list(graph._flatten_layers())
 
 
 def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...]) -> bool:

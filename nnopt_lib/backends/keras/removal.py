@@ -120,6 +120,18 @@ def _resize_by_labels(kind: str, config: dict[str, Any], op: Any, sizes: _Sizes,
         config["shape"] = _sizes_after(op.shape, labels.shape, left)
     elif kind == "nnopt.Attention":
         config["heads"] = left[0]
+    elif kind == "EinsumDense":
+        asked = config["output_shape"]
+        asked = [asked] if isinstance(asked, int) else asked
+        config["output_shape"] = _sizes_after(asked, labels.shape[-len(asked) :], left[-len(asked) :])
+    elif kind == "GroupedQueryAttention":
+        repeats = op.num_query_heads // op.num_key_value_heads
+        config["num_key_value_heads"], config["num_query_heads"] = left[0], left[0] * repeats
+    elif kind == "MultiHeadAttention":
+        config["num_heads"] = left[0]
+        kernel = op._output_dense._kernel
+        if op._output_shape is None or len(op._output_shape) == 1:  # by default that of the query
+            config["output_shape"] = sizes.count(kernel, 0, int(kernel.shape[-1]))
 
 
 def _sizes_after(asked: Sequence[Any], before: Sequence[int], left: Sequence[int]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What Keras's layers with weights do with channels: dense layers, convolutions, embeddings, normalizations."""
+"""What Keras's layers with weights do with channels: kernels, embeddings, normalizations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking over a Keras graph: every operation runs once on an example, and beside it on labels of channels."""
+"""Walking over a Keras graph: every operation runs on an example, and beside it on labels of channels."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Details:
     """What is needed to cut a model that was read, and to run it beside the smaller one.
 
     graph: the functional graph that was walked. inputs: the example, flat. labels: for operations whose
-    configuration holds sizes, the labels of what they give (or of groups, heads), by identity of the operation.
-    sources: the labels of what slices read.
+    configuration holds sizes, the labels of what they give (or of groups, heads), by the operation's
+    identity. sources: the labels of what slices read.
     """
 
     graph: Any
