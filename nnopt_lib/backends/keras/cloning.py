@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -76,8 +77,7 @@ class Clone:
         if isinstance(op, layers.Lambda) or not isinstance(op, layers.Layer):
             return self._copy_plain(op)
         try:
-            config = self.resize(op, op.get_config())
-            return type(op).from_config(config)
+            return self._from_config(op)
         except Exception as error:
             if not op.variables:
                 return self._copy_plain(op)
@@ -85,10 +85,25 @@ class Clone:
             rule = f"a layer with weights to copy must give its configuration; {op.name!r} ({kind})"
             refuse(rule, f"{type(error).__name__}: {error}".split("\n")[0][:120])
 
+    def _from_config(self, op: Any) -> Any:
+        with warnings.catch_warnings():  # of functions that a file could not hold: nothing is saved here
+            warnings.simplefilter("ignore")
+            config = _unbuilt(self.resize(op, op.get_config()))
+        try:
+            return type(op).from_config(dict(config))
+        except Exception:
+            # Functions and objects of the user's own, which Keras cannot find by name.
+            own = {
+                key: getattr(op, key)
+                for key, value in config.items()
+                if isinstance(value, dict) and hasattr(op, key)
+            }
+            return type(op).from_config(config | own)
+
     def _copy_plain(self, op: Any) -> Any:
         """An operation without weights: from its configuration, or as it stands."""
         try:
-            new = type(op).from_config(self.resize(op, op.get_config()))
+            new = self._from_config(op)
         except Exception:
             new = copy.copy(op)
             for key in ("_inbound_nodes", "_outbound_nodes"):
@@ -97,6 +112,13 @@ class Clone:
             new, "name", op.name
         )
         return new
+
+
+def _unbuilt(config: Any) -> Any:
+    """A configuration without the shapes that layers inside were built for."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return config
 
 
 def _open(old: tuple[int | None, ...], new: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -84,7 +84,7 @@ class _Sizes:
         kind, labels = str(kind_of(op)), self.details.labels.get(id(op))
         config = dict(config)
         if "Conv" in kind and "filters" in config:
-            kernel = op.pointwise_kernel if kind.startswith("Separable") else op._kernel
+            kernel = op.pointwise_kernel if kind.startswith("Separable") else op.kernel
             config["filters"] = self.count(kernel, int("Transpose" in kind), op.filters)
             if labels is not None:
                 config["groups"] = self.shape(labels)[0]
@@ -148,7 +148,12 @@ def _sliced(key: Any, stays: np.ndarray, shape: tuple[int, ...]) -> Any:
         parts[place : place + 1] = [slice(None)] * (len(shape) - len(parts) + 1)
     for axis, one in enumerate(parts):
         rows = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).any(1)
-        if isinstance(one, slice) and len(rows) == shape[axis] and one.step in (None, 1):
+        if (
+            isinstance(one, slice)
+            and one != slice(None)
+            and len(rows) == shape[axis]
+            and one.step in (None, 1)
+        ):
             start, stop, _ = one.indices(shape[axis])
             parts[axis] = slice(int(rows[:start].sum()), int(rows[:stop].sum()))
     return tuple(parts)
@@ -162,6 +167,8 @@ def _copy_weights(model: keras.Model, clone: Clone, sizes: _Sizes, added: Mappin
         if new is None:
             continue
         new.trainable = old.trainable
+        if isinstance(old, keras.Model):
+            continue  # its layers were called, each of them
         for old_layer, new_layer in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
             if id(old_layer) not in clone.copies:
                 clone.copies[id(old_layer)] = new_layer
@@ -170,8 +177,8 @@ def _copy_weights(model: keras.Model, clone: Clone, sizes: _Sizes, added: Mappin
         if new is not None and not isinstance(old, keras.Model):
             new.trainable = old.trainable
             _copy_own(old, new, canonical, sizes, added)
-            if hasattr(new, "finalize_state"):
-                new.finalize_state()
+            if kind_of(old) == "Normalization":  # it computes with constants made of its variables
+                new.mean, new.variance = old.mean, old.variance
 
 
 def _copy_own(

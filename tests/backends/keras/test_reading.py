@@ -299,7 +299,8 @@ def test_layers_that_nobody_knows_leave_what_they_read_whole_by_name(layer):
 def test_activations_that_nobody_knows():
     model = sequential(L.Dense(8, activation=lambda x: x + 1, name="odd"), L.Dense(8), L.Dense(3), shape=(5,))
     _, masks = check(model)
-    assert masks.whole["odd"].endswith("of 'odd', for which there is no rule")
+    reason = masks.whole[f"{model.name}/odd"]
+    assert reason == "read by the activation '<lambda>' of 'odd', for which there is no rule"
 
 
 def _transformer(attention, **options):
