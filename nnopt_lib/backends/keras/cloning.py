@@ -32,7 +32,7 @@ class Clone:
         """The copy of a model, with the graph that was read of it."""
         flat = graph.inputs if inputs is None else inputs
         made = [
-            keras.Input(batch_shape=_open(old.shape, new.shape), dtype=old.dtype, name=old.name)
+            keras.Input(batch_shape=_open(old.shape, new.shape), dtype=old.dtype, name=_input_name(old))
             for old, new in zip(graph.inputs, flat, strict=True)
         ]
         outputs = graph._run_through_graph(made, call_fn=self.call)
@@ -112,6 +112,11 @@ class Clone:
             new, "name", op.name
         )
         return new
+
+
+def _input_name(tensor: Any) -> str:
+    made_by = tensor._keras_history.operation
+    return made_by.name if isinstance(made_by, layers.InputLayer) else tensor.name
 
 
 def _unbuilt(config: Any) -> Any:

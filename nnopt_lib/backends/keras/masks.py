@@ -132,7 +132,9 @@ def _with_state(optimizer: Any, variable: Any) -> Iterator[Any]:
     yield variable
     inner = _inner(optimizer)
     trained = inner._trainable_variables
-    index = next(index for index, other in enumerate(trained) if other is variable)
+    index = next((index for index, other in enumerate(trained) if other is variable), None)
+    if index is None:
+        return
     # Keras has no name for an optimizer's state: each kind keeps lists beside that of its variables, in the
     # same order, as `_momentums` and `_velocities`.
     for values in vars(inner).values():
@@ -161,7 +163,11 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     owned = {id(variable) for variable in _inner(optimizer)._trainable_variables}
-    foreign = [name for name, (variable, _) in zip(masks, pairs, strict=True) if id(variable) not in owned]
+    foreign = [  # what is not trained (frozen layers, running means) stays as it is masked
+        name
+        for name, (variable, _) in zip(masks, pairs, strict=True)
+        if variable.trainable and id(variable) not in owned
+    ]
     if foreign:
         refuse(
             "the optimizer must own the masked parameters",

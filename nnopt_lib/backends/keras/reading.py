@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from keras import layers, tree
 
-import nnopt_lib.backends.keras.rules_plain
+import nnopt_lib.backends.keras.rules_elements
+import nnopt_lib.backends.keras.rules_moves
 import nnopt_lib.backends.keras.rules_products
 import nnopt_lib.backends.keras.rules_weights  # noqa: F401
 from nnopt_lib.backends.keras import keras, tf
@@ -51,7 +52,9 @@ def read(model: keras.Model, example_input: Any = None) -> Reading:
 
 def example_of(graph: Any, example_input: Any) -> list[np.ndarray]:
     """One example for each input, flat: random numbers of its shape, open sizes as in what is given."""
-    given = [np.asarray(one) for one in tree.flatten(example_input)] if example_input is not None else []
+    given: list[Any] = (
+        [np.asarray(one) for one in tree.flatten(example_input)] if example_input is not None else []
+    )
     if len(given) != len(graph.inputs):
         given = [None] * len(graph.inputs)
     random = np.random.default_rng(0)

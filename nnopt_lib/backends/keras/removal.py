@@ -63,14 +63,14 @@ class _Sizes:
     def stays(self, labels: np.ndarray) -> np.ndarray:
         """Which elements stay, once along axes along which they are the same."""
         nodes = self.channels.number[distinct(labels)]
-        return np.where(nodes == FIXED, True, self.kept[nodes])
+        return np.asarray(np.where(nodes == FIXED, True, self.kept[nodes]))
 
     def shape(self, labels: np.ndarray) -> list[int]:
         """The shape of what is left of an array."""
         stays = self.stays(labels)
         left = []
         for axis, size in enumerate(labels.shape):
-            rows = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).any(1)
+            rows = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).max(1)
             left.append(int(rows.sum()) if len(rows) == size else size)
         return left
 
@@ -147,7 +147,7 @@ def _sliced(key: Any, stays: np.ndarray, shape: tuple[int, ...]) -> Any:
         place = parts.index(Ellipsis)
         parts[place : place + 1] = [slice(None)] * (len(shape) - len(parts) + 1)
     for axis, one in enumerate(parts):
-        rows = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).any(1)
+        rows = np.moveaxis(stays, axis, 0).reshape(stays.shape[axis], -1).max(1)
         if (
             isinstance(one, slice)
             and one != slice(None)

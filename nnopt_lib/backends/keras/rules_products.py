@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.backends.keras.rules_plain import activated
+from nnopt_lib.backends.keras.rules_elements import activated
 from nnopt_lib.backends.keras.rules_weights import kernel_of
 from nnopt_lib.backends.keras.walk import Call, Known, Reader, Result, graph_of, rule_for, zero
 from nnopt_lib.structure.contraction import contract

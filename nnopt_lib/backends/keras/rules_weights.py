@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.backends.keras.rules_plain import activated
+from nnopt_lib.backends.keras.rules_elements import activated
 from nnopt_lib.backends.keras.walk import Call, Reader, Result, rule_for, zero
 from nnopt_lib.structure.labels import NONE, Value, along, spread, unlabeled, varying
 
@@ -157,8 +157,8 @@ def _recurrent(r: Reader, call: Call) -> Result:
     layer = call.op
     parts = [layer.forward_layer, layer.backward_layer] if hasattr(layer, "forward_layer") else [layer]
     names = [r.name(getattr(part, "cell", None), "kernel") for part in parts]
-    for name in filter(None, names):
-        path = str(name).rpartition("/")[0]
+    for found in filter(None, names):
+        path = found.rpartition("/")[0]
         r.reading.unread[path] = "a recurrent layer keeps its hidden units"
     r.refuse(f"read by the recurrent layer {layer.name!r}")
     read = along(call.x.labels, -1)
@@ -167,8 +167,8 @@ def _recurrent(r: Reader, call: Call) -> Result:
         return None
     if read is None or None in names or not zero(call.x) or any(one.value.labeled for one in call.inputs[1:]):
         return None
-    for name in names:
-        r.reading.axis(str(name), 1, read)
+    for one in names:
+        r.reading.axis(str(one), 1, read)
     r.reason = ""
     return [unlabeled(shape) for shape in call.shapes]
 

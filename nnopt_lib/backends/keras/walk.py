@@ -90,7 +90,8 @@ def kind_of(op: Any) -> str | None:
     for base in type(op).__mro__:
         root, _, rest = base.__module__.partition(".")
         if root == "keras" or base.__module__ == "nnopt_lib.backends.keras.layers":
-            if type(op).call is not base.call or type(op).__call__ is not base.__call__:
+            own: Any = type(op), base
+            if own[0].call is not own[1].call or own[0].__call__ is not own[1].__call__:
                 return None
             prefix = "" if isinstance(op, layers.Layer) else "ops."
             return ("nnopt." if root != "keras" else prefix) + base.__name__
@@ -166,7 +167,7 @@ class Reader:
                 raise
             except Exception:  # a form that the rule does not foresee is one that is not understood
                 result = None
-        values = result if isinstance(result, list) else [result]
+        values: list[Any] = result if isinstance(result, list) else [result]
         if result is not None and [v.shape for v in values[: len(call.shapes)]] == call.shapes:
             return values
         what = f"{getattr(call.op, 'name', name)!r} ({type(call.op).__name__})"
