@@ -20,8 +20,7 @@ def _product(r: Reader, call: Call, values: list[Value], letters: list[str], out
         for value, names in zip(values, letters, strict=True)
         for one, size in zip(names, value.shape, strict=True)
     }
-    where = f"{call.op.name!r} ({type(call.op).__name__})"
-    return contract(r.reading, where, values, letters, out, sizes)
+    return contract(r.reading, values, letters, out, sizes)
 
 
 @rule_for("ops.Matmul")
@@ -151,7 +150,7 @@ def _einsum_dense(r: Reader, call: Call) -> Result:
     )  # several output axes: the first one's can leave
     r.reading.axis(name, 0, np.repeat(each, rest), "kernel")
     r.reading.axis(name, 1, read)
-    r.reading.read(name, read, held, False)
+    r.reading.read(name, read, held, padded=False)
     bias = r.name(layer, "bias")
     if bias is not None:
         places = list(str(layer.bias_axes))
@@ -193,7 +192,7 @@ def _projection(
         return None
     r.reading.axis(kernel, 0, np.repeat(each, size), "kernel")
     r.reading.axis(kernel, 1, read)
-    r.reading.read(kernel, read, 0.0 if zero(given.value) else np.nan, False)
+    r.reading.read(kernel, read, 0.0 if zero(given.value) else np.nan, padded=False)
     if bias is not None:
         r.reading.axis(bias, 0, each, "bias")
     return read

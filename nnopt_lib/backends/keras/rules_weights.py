@@ -46,7 +46,7 @@ def kernel(
     labels = r.reading.new_layer(name.rpartition("/")[0], made)
     r.reading.axis(name, axes[0], labels, "kernel")
     r.reading.axis(name, axes[1], read)
-    r.reading.read(name, read, held, padded)
+    r.reading.read(name, read, held, padded=padded, foldable=axes == (0, 1))
     bias(r, layer, labels)
     return labels
 
