@@ -16,10 +16,11 @@ from nnopt_lib.structure.labels import (
 
 # fmt: off
 _ACTIVATIONS = {
-    "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish", "tanh",
-    "sigmoid", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "hard_shrink", "soft_shrink", "tanh_shrink",
-    "softplus", "softsign", "exponential", "log_sigmoid", "squareplus", "sparse_plus", "sparse_sigmoid", "threshold",
-    "log", "exp", "square", "sin", "cos", "abs", "sqrt", "erf", "identity",
+    "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "swish", "mish",
+    "tanh", "sigmoid", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "hard_shrink",
+    "soft_shrink", "tanh_shrink", "softplus", "softsign", "exponential", "log_sigmoid", "squareplus",
+    "sparse_plus", "sparse_sigmoid", "threshold", "log", "exp", "square", "sin", "cos", "abs", "sqrt",
+    "erf", "identity",
 }
 # fmt: on
 _ACROSS = {"softmax", "log_softmax", "sparsemax"}
