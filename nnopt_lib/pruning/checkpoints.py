@@ -45,8 +45,10 @@ def save_small(model: Any, path: str | Path) -> None:
         refuse("a model to save as a recipe must come from remove_nodes or load_small", type(model).__name__)
     description = _description(model, recipe["example"])
     content = {name: recipe[name] for name in ("before", "kept", "widths")} | {"description": description}
-    text = json.dumps(content)
-    save_tensors(path, backend_of(model).get_weights(model), _FORMAT, text)
+    weights = backend_of(model).get_weights(model)
+    # A file of tensors has an order of its own, and names of Keras's layers are others in another process.
+    text = json.dumps(content | {"order": list(weights)})
+    save_tensors(path, weights, _FORMAT, text)
 
 
 def _description(model: Any, example: list[int] | None) -> dict[str, Any] | None:
@@ -165,6 +167,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 raise ValueError(layer)
             if channels.min() < 0 or channels.max() >= int(recipe["widths"][layer]):
                 raise ValueError(layer)
+        if sorted(recipe["order"]) != sorted(weights):
+            raise ValueError("order")
+        weights = {name: weights[name] for name in recipe["order"]}
         if recipe["before"] is not None:
             NetSpec.from_json(recipe["before"])
         if recipe["description"] is not None:

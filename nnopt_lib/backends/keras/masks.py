@@ -90,7 +90,11 @@ def hold(model: keras.Model, masks: Mapping[str, np.ndarray], optimizer: Any) ->
         with optimizer._distribution_strategy.scope():
             optimizer.build(model.trainable_variables)
     owned = trained(family(optimizer))
-    foreign = [name for name, (variable, _) in zip(masks, pairs, strict=True) if id(variable) not in owned]
+    foreign = [  # what is not trained (frozen layers, running means) stays as it is masked
+        name
+        for name, (variable, _) in zip(masks, pairs, strict=True)
+        if variable.trainable and id(variable) not in owned
+    ]
     if foreign:
         refuse(
             "the optimizer must own the masked parameters",

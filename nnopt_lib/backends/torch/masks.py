@@ -232,7 +232,8 @@ def hold(model: nn.Module, masks: Mapping[str, np.ndarray], optimizer: torch.opt
         refuse(rule, type(optimizer).__name__, "Pass it as the third argument.")
     members = family(optimizer)
     trained, tensors = owned(members), dict(canonical_tensors(model))
-    foreign = [name for name in masks if id(tensors[name]) not in trained]
+    # What is not trained (frozen layers, running means) stays as it is masked.
+    foreign = [name for name in masks if tensors[name].requires_grad and id(tensors[name]) not in trained]
     if foreign:
         refuse(
             "the optimizer must own the masked parameters",
