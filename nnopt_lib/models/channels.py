@@ -82,13 +82,13 @@ def _tried(model: Any, reading: Reading, kind: str) -> Channels:
     for where, labels in reading.sized:
         places.setdefault(where, []).append(labels)
     number, good = reading.numbers(kind)[0], [np.empty(0, int)]
-    for where, labels in places.items():
-        nodes = np.unique(number[np.concatenate(labels)])
+    for where, seen in places.items():
+        nodes = np.unique(number[np.concatenate(seen)])
         problem = _problem(model, reading, kind, np.concatenate([*good, nodes[nodes != FIXED]]))
         if problem is None:
             good.append(nodes[nodes != FIXED])
         else:
-            reading.labels.fix(np.concatenate(labels), f"{where} cannot do with fewer channels ({problem})")
+            reading.labels.fix(np.concatenate(seen), f"{where} cannot do with fewer channels ({problem})")
             number, good = reading.numbers(kind)[0], [np.empty(0, int)]
     if _problem(model, reading, kind, None) is not None:
         groups = list(reading.channels(kind).groups.values())

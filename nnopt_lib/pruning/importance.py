@@ -174,6 +174,7 @@ def keep_nodes(
     round_to: int = 1,
     rounding: str = "nearest",
     previous: np.ndarray | None = None,
+    among: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which nodes stay, a boolean array (size,), if those of lowest importance go.
 
@@ -181,7 +182,8 @@ def keep_nodes(
     layers), as far as every layer keeps at least one: its best node is never removed. What `previous`
     removed goes first and counts. At equal importance the earlier node stays. NaN is refused. With `round_to`
     each group then keeps a multiple of it instead, the nearest or by `rounding` the next one ``"up"`` or
-    ``"down"`` (at least one multiple, at most all there are).
+    ``"down"`` (at least one multiple, at most all there are). With `among`, numbers of nodes, all others stay
+    and only these are counted.
     """
     sparsity = check_fraction("sparsity", sparsity)
     check_int("round_to", round_to, at_least=1)
@@ -194,19 +196,25 @@ def keep_nodes(
     gone = np.zeros(len(scores), bool) if previous is None else ~previous
     kept = np.ones(len(scores), bool)
     best = _best_of_layers(coupling, scores, gone)
-    scopes = [np.arange(len(scores))] if scope == "global" else list(coupling.groups.values())
-    for nodes in scopes:
+    groups = [np.arange(len(scores))] if scope == "global" else list(coupling.groups.values())
+    scopes = groups if among is None else [np.intersect1d(nodes, among) for nodes in groups]
+    for nodes in filter(len, scopes):
         count = round(sparsity * len(nodes))
         if count < gone[nodes].sum():
             rule = f"sparsity must not fall, and the previous masks removed {int(gone[nodes].sum())} nodes"
             refuse(rule, f"a target of {count}", "Pass a higher sparsity, or leave previous out.")
         kept[_ranked(nodes, scores, gone, best)[: min(count, int((~best[nodes]).sum()))]] = False
     if round_to > 1:
-        for nodes in coupling.groups.values():
-            left, most = int(kept[nodes].sum()), int((~gone[nodes]).sum())
-            left = min(most, max(round_to, round_to * ((left + added[rounding]) // round_to)))
+        for group in coupling.groups.values():
+            nodes = group if among is None else np.intersect1d(group, among)
+            if not len(nodes):
+                continue
+            stay = len(group) - len(nodes)  # what is not among them counts for the multiple
+            left, most = int(kept[group].sum()), int((~gone[group]).sum())
+            left = min(most, max(round_to, round_to * ((left + added[rounding]) // round_to))) - stay
             kept[nodes] = False
-            kept[_ranked(nodes, scores, gone, best)[len(nodes) - max(left, int(best[nodes].sum())) :]] = True
+            last = max(left, int(best[nodes].sum()))
+            kept[_ranked(nodes, scores, gone, best)[len(nodes) - last :]] = True
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from nnopt_lib.frameworks import mask_backend_of
 from nnopt_lib.models.channels import read_channels
 from nnopt_lib.pruning.importance import NODE_SCORES, by_weights, keep_nodes
 from nnopt_lib.pruning.masks import Masks, read_parts, write_parts
+from nnopt_lib.pruning.patterns import fractions_of, matching
 from nnopt_lib.structure.coupling import FIXED, Coupling
 from nnopt_lib.structure.reading import Channels
 from nnopt_lib.structure.spec import split_name
@@ -101,13 +102,14 @@ def node_masks(
     model: Any,
     *,
     granularity: str,
-    sparsity: float,
+    sparsity: float | Mapping[str, float],
     score: str | Mapping[str, np.ndarray],
     scope: str,
     round_to: int,
     rounding: str,
     previous: Masks | None,
     example_input: Any,
+    skip: Sequence[str],
     seed: int,
 ) -> NodeMasks:
     """What `prune` with ``granularity="node"`` or ``"head"`` decides; the model stays as it is."""
@@ -121,8 +123,29 @@ def node_masks(
     # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
     before = None if previous is None else channels.kept(previous)
     options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "previous": before}
-    kept = keep_nodes(channels, scores, sparsity=sparsity, **options)
+    left = _not_skipped(channels, skip)
+    if isinstance(sparsity, Mapping):
+        # Coupled layers leave together, so a group has one sparsity: that of its first layer with one.
+        kept, by_layer = np.ones(channels.size, bool), fractions_of(sparsity, channels.layers)
+        by_group: dict[str, float] = {}
+        for layer, fraction in by_layer.items():
+            by_group.setdefault(channels.layers[layer], fraction)
+        for group, fraction in by_group.items():
+            among = np.intersect1d(channels.groups[group], left)
+            kept &= keep_nodes(channels, scores, sparsity=fraction, among=among, **options)
+    else:
+        kept = keep_nodes(channels, scores, sparsity=sparsity, among=left, **options)
     return _masks_of(channels, model, kept)
+
+
+def _not_skipped(channels: Channels, skip: Sequence[str]) -> np.ndarray:
+    """The nodes that no skipped layer makes; coupled ones are those of all their layers."""
+    skipped = matching(skip, {**channels.nodes, **channels.whole}, "skip")
+    numbers = [channels.nodes[layer] for layer in skipped if layer in channels.layers]
+    left = np.setdiff1d(np.arange(channels.size), np.concatenate([np.empty(0, int), *numbers]))
+    if not len(left):
+        refuse("skip must leave a node to remove", f"{len(skipped)} layers that make all of them")
+    return left
 
 
 def _masks_of(channels: Channels, model: Any, kept: np.ndarray) -> NodeMasks:

@@ -15,8 +15,9 @@ from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, r
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
 from nnopt_lib.pruning.node_masks import LAYERS_ONLY, NodeMasks, node_masks
+from nnopt_lib.pruning.patterns import fractions_of, matching
 from nnopt_lib.pruning.scores import SCORES
-from nnopt_lib.structure.reading import NODE_KINDS
+from nnopt_lib.structure.reading import NODE_KINDS, layer_of
 from nnopt_lib.structure.weights import check_match
 
 
@@ -38,13 +39,14 @@ def prunable(model: Any) -> list[str]:
 def prune(
     model: Any,
     *,
-    sparsity: float | None = None,
+    sparsity: float | Mapping[str, float] | None = None,
     score: str | Mapping[str, np.ndarray] | None = None,
     scope: str = "global",
     allocation: str = "uniform",
     granularity: str = "weight",
     previous: Masks | None = None,
     names: Sequence[str] | None = None,
+    skip: Sequence[str] = (),
     round_to: int = 1,
     rounding: str = "nearest",
     example_input: Any = None,
@@ -54,7 +56,9 @@ def prune(
 
     Parameters:
         model: any torch module or built Keras 3 model; for nodes, one that `describe` understands.
-        sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count.
+        sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count. Or a
+            fraction for each layer or pattern, ``{"features.*": 0.5, "classifier": 0.9}``: of several that fit
+            a layer the first holds, what none fits stays whole, and each layer is ranked by itself.
         score: ``"magnitude"`` (the default), ``"random"``, or saliency scores by canonical name, larger =
             keep. For nodes ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``,
             ``"random"``, or importance by layer, arrays (channels,), as `importance` gives it.
@@ -63,6 +67,7 @@ def prune(
             ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
             The result is a `NodeMasks`, for `hold` and `remove_nodes`.
         names: canonical names of the weights to rank; by default those of `prunable`.
+        skip: layers, or patterns such as ``"layer4.*"``, that keep everything, with what they are coupled to.
         round_to: for nodes: then every coupled group keeps a multiple of this many, so that the sparsity is
             met less exactly; chapter 15 measures which multiples are fast.
         rounding: which multiple: ``"nearest"``, ``"up"`` (never fewer nodes than without `round_to`) or
@@ -80,22 +85,50 @@ def prune(
     """
     if granularity in NODE_KINDS:
         options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
+        options["skip"] = skip
         options |= {"granularity": granularity}
         options |= {"round_to": round_to, "rounding": rounding}
         return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
     for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):
         if given:
             refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
-    masks = make_masks(
-        _weight_scores(model, "magnitude" if score is None else score, names, previous, seed),
-        sparsity=sparsity,
-        scope=scope,
-        allocation=allocation,
-        granularity=granularity,
-        previous=previous,
-    )
+    scores = _weight_scores(model, "magnitude" if score is None else score, names, previous, seed)
+    kind: dict[str, Any] = {"scope": scope, "allocation": allocation, "granularity": granularity}
+    if skip or isinstance(sparsity, Mapping):
+        masks = _masks_by_layer(scores, sparsity, skip, previous, kind)
+    else:
+        masks = make_masks(scores, sparsity=sparsity, previous=previous, **kind)
     mask_backend_of(model).apply(model, masks)
     return masks
+
+
+def _masks_by_layer(
+    scores: Mapping[str, np.ndarray],
+    sparsity: float | Mapping[str, float] | None,
+    skip: Sequence[str],
+    previous: Masks | None,
+    kind: dict[str, Any],
+) -> Masks:
+    """Masks of single weights where some layers are left out, or each has its own sparsity."""
+    layers = {name: layer_of(name) for name in scores}
+    skipped = matching(skip, layers.values(), "skip")
+    left = [name for name in scores if layers[name] not in skipped]
+    if not left:
+        refuse("skip must leave a layer to prune", f"{len(skipped)} of {len(skipped)} layers")
+    if not isinstance(sparsity, Mapping):
+        parts = [(sparsity, left)]
+    else:
+        if kind["allocation"] != "uniform":
+            rule = "allocation shares one sparsity among layers"
+            refuse(rule, f"a sparsity for each and allocation={kind['allocation']!r}", "Leave it out.")
+        by_layer = fractions_of(sparsity, [layers[name] for name in left])
+        parts = [(by_layer[layers[name]], [name]) for name in left if layers[name] in by_layer]
+    arrays: dict[str, np.ndarray] = {}
+    before = None if previous is None else previous.under({name: scores[name].shape for name in scores})
+    for fraction, names in parts:
+        own = None if before is None else Masks({name: before[name] for name in names})
+        arrays |= make_masks({name: scores[name] for name in names}, sparsity=fraction, previous=own, **kind)
+    return Masks(arrays)
 
 
 def _weight_scores(
@@ -123,7 +156,7 @@ def _weight_scores(
 
 def _prune_nodes(
     model: Any,
-    sparsity: float | None,
+    sparsity: float | Mapping[str, float] | None,
     score: str | Mapping[str, np.ndarray],
     allocation: str,
     names: Sequence[str] | None,
@@ -133,8 +166,10 @@ def _prune_nodes(
     if allocation != "uniform":
         refuse("granularity 'node' shares sparsity evenly", f"allocation={allocation!r}", "Leave it out.")
     if names is not None:
-        refuse("granularity 'node' ranks all nodes that can leave", "names", "Leave it out.")
-    masks = node_masks(model, sparsity=check_fraction("sparsity", sparsity), score=score, **options)
+        refuse("granularity 'node' ranks all nodes that can leave", "names", "Use skip, or leave it out.")
+    if not isinstance(sparsity, Mapping):
+        sparsity = check_fraction("sparsity", sparsity)
+    masks = node_masks(model, sparsity=sparsity, score=score, **options)
     apply_masks(model, masks)
     return masks
 

@@ -54,7 +54,7 @@ def contract(
     zero = any(one and _zero(operand) for one, operand in zip(has, operands, strict=True))
     held = 0.0 if zero else np.nan
     if all(has):
-        return Value(reading.labels.join(*spread), held)
+        return Value(reading.labels.join(spread[0], spread[1]), held)
     return Value(spread[0] if has[0] else spread[1], held)
 
 

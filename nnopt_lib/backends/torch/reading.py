@@ -225,8 +225,7 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
         except Exception:  # a form of the call that its rule does not foresee: it is not understood
             value = None
         if isinstance(value, list) or (value is not None and value.shape == call.shape):
-            one = value if isinstance(value, Value) else None
-            if one is not None and call.overwrites and not is_zero(one):
+            if isinstance(value, Value) and call.overwrites and not is_zero(value):
                 for other in call.overwrites:  # they hold something else now than their own rule said
                     reader.fix(other, "written to in place, through another name")
             return value

@@ -111,7 +111,7 @@ def _left(nodes: np.ndarray, kept: np.ndarray) -> int:
 
 def _set_layer_sizes(module: Any, groups: np.ndarray | None, kept: np.ndarray) -> None:
     """What torch's own layers say of their sizes, as their new tensors have them."""
-    weight = module._parameters.get("weight")
+    weight: Any = module._parameters.get("weight")
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -130,8 +130,8 @@ def _set_layer_sizes(module: Any, groups: np.ndarray | None, kept: np.ndarray) -
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(weight)
     elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]
         module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+        module.input_size = module._flat_weights[0].shape[1]  # type: ignore[union-attr]
 
 
 def difference(
@@ -145,7 +145,7 @@ def difference(
             expected = _outputs(model, masked, args, kwargs)
             if not isinstance(expected, str):  # it may read a single example only
                 break
-        else:
+        if isinstance(expected, str):
             return expected
         watch = _Watch(model)
         with watch:

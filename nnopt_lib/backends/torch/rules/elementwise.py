@@ -114,15 +114,14 @@ def _broadcast(r: Reader, a: Value, b: Value, shape: tuple[int, ...]) -> np.ndar
         pad = (1,) * (len(shape) - len(one.shape))
         full.append(one.labels.reshape(pad + one.shape))
     if a.labeled and b.labeled:
-        for one, other in (full, full[::-1]):
-            for axis in varying(one):
-                if other.shape[axis] == 1 and shape[axis] > 1 and varying(other):
+        for changing, still in (full, full[::-1]):
+            for axis in varying(changing):
+                if still.shape[axis] == 1 and shape[axis] > 1 and varying(still):
                     return None  # every number of the result would belong to two channels
-        if not varying(full[0]) or not varying(full[1]):  # a single channel on one side
-            return None if full[0].size == 1 or full[1].size == 1 else r.reading.labels.join(*full)
-        return r.reading.labels.join(*full)
-    labels, other = full if a.labeled else full[::-1]
-    stays = [axis for axis in varying(labels) if other.shape[axis] != 1]
+        alone = not (varying(full[0]) and varying(full[1])) and min(full[0].size, full[1].size) == 1
+        return None if alone else r.reading.labels.join(full[0], full[1])
+    labels, fixed = full if a.labeled else full[::-1]
+    stays = [axis for axis in varying(labels) if fixed.shape[axis] != 1]
     if stays and len(stays) == len(varying(labels)):
         r.refuse(FIXED_VALUES)
         return None
