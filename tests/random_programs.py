@@ -819,6 +819,52 @@ def reduce(d: Draw, x: Val) -> None:
     d.new(code, axis if keep or x.axis not in dims else 1, x)
 
 
+@op(0.7)
+def size_of_channels(d: Draw, x: Val) -> None:
+    """Code that asks how many channels there are."""
+    size = f"{x.name}.{d.choose([f'shape[{x.axis}]', f'size({x.axis})'])}"
+    ways = [f"{x.name} / {size}", f"{x.name} * {size} ** -0.5", f"{x.name}.narrow({x.axis}, 0, {size})"]
+    ways.append(f"{x.name}[{', '.join([':'] * x.axis + [f':{size} // 2'])}]")
+    if x.rank > 2:
+        ways.append(f"{x.name}.sum({x.axis}, keepdim=True) / {size}")
+    d.new(d.choose(ways), x.axis, x)
+
+
+@op(0.5)
+def view_written_to(d: Draw, x: Val) -> None:
+    """In-place operations on views of a value that is read afterwards."""
+    y = d.new(f"{x.name} * 1", x.axis, x)
+    flat = f"{y.name}.view({y.name}.shape[0], -1)"
+    d.run(
+        d.choose(
+            [f"{flat}.add_(1)", f"{flat}.mul_(2)", f"{y.name}.transpose(0, 1).tanh_()", f"{y.name}[:, 0] += {y.name}[:, 1]",
+             f"{y.name}[..., :2].relu_()", f"{y.name}.unbind(1)[0].fill_(0.3)", f"{y.name}[:] = {x.name} * 2"]
+        )
+    )  # fmt: skip
+    d.check(y)
+
+
+@op(0.5)
+def written_part_by_part(d: Draw, x: Val) -> None:
+    name, n = d.name("w"), x.shape[1]
+    d.run(f"{name} = torch.zeros_like({x.name})" if d.random.random() < 0.5 else f"{name} = {x.name}.new_zeros({x.name}.shape)")
+    d.run(d.choose([f"{name}[:, :{n}] = {x.name}", f"{name}[:, :1] = {x.name}[:, -1:]", f"{name}.copy_({x.name})", f"{name}[...] = {x.name}"]))
+    d.new(f"{name} * 1", x.axis, x)
+
+
+@op(0.4)
+def looked_at_only(d: Draw, x: Val) -> None:
+    """What runs although nothing reads it."""
+    if x.last:
+        name = d.layer(f"nn.Linear({x.channels}, {d.width()})")
+        d.run(f"{d.name('u')} = {name}({x.name})")
+    elif x.image:
+        name = d.layer(f"nn.BatchNorm2d({x.channels})")
+        d.run(f"{d.name('u')} = {name}({x.name}).mean()")
+    else:
+        raise Unfit
+
+
 @op(0.3)
 def cumsum(d: Draw, x: Val) -> None:
     d.new(f"{x.name}.cumsum({d.choose(range(1, x.rank))})", x.axis, x)
