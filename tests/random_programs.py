@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import nnopt_lib
 from nnopt_lib.checks import NnoptError
@@ -42,6 +44,105 @@ class Doubling(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return gradient * 2
+
+
+class Heads(nn.Module):
+    """Attention with its sizes in attributes, as many write it."""
+
+    def __init__(self, channels, heads, size):
+        super().__init__()
+        self.heads, self.size = heads, size
+        self.qkv = nn.Linear(channels, 3 * heads * size)
+        self.proj = nn.Linear(heads * size, channels)
+
+    def forward(self, x):
+        b, t, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, t, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * self.size**-0.5).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(b, t, self.heads * self.size))
+
+
+class Gated(nn.Module):
+    """One projection that is split by an attribute."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.hidden = hidden
+        self.up = nn.Linear(channels, 2 * hidden)
+        self.down = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x):
+        a, b = torch.split(self.up(x), self.hidden, dim=-1)
+        return x + self.down(F.silu(a) * b)
+
+
+class Gamma(nn.Module):
+    """A normalization written by hand, with a scale of its own."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels, dtype=torch.float64))
+
+    def forward(self, x):
+        return x / (x.pow(2).mean(-1, keepdim=True) + 0.1).sqrt() * (1 + self.gamma)
+
+
+class Shuffled(nn.Module):
+    """A block of ShuffleNet: half of the channels go through, and all are shuffled."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.half = channels // 2
+        self.conv = nn.Sequential(
+            nn.Conv2d(self.half, self.half, 1, bias=False),
+            nn.BatchNorm2d(self.half),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(self.half, self.half, 3, padding=1, groups=self.half, bias=False),
+        )
+
+    def forward(self, x):
+        kept, changed = x[:, : self.half], x[:, self.half :]
+        out = torch.cat((kept, self.conv(changed)), dim=1)
+        b, c, h, w = out.size()
+        return out.view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, -1, h, w)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.one = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.norm = nn.BatchNorm2d(hidden)
+        self.two = nn.ModuleList([nn.Conv2d(hidden, hidden, 3, padding=1), nn.Conv2d(hidden, channels, 1)])
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), 0.1, dtype=torch.float64))
+
+    def forward(self, x):
+        y = F.relu(self.norm(self.one(x)))
+        for layer in self.two:
+            y = layer(y)
+        return F.relu(x + self.scale * y)
+
+
+class Experts(nn.Module):
+    """Kernels in lists and dicts, mixed by weights that are computed."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        self.up = nn.ParameterList(
+            [nn.Parameter(torch.zeros(hidden, channels, dtype=torch.float64)) for _ in "ab"]
+        )
+        self.down = nn.ParameterDict({n: torch.zeros(channels, hidden, dtype=torch.float64) for n in "ab"})
+        self.choice = nn.Linear(channels, 2)
+
+    def forward(self, x):
+        weights = self.choice(x).softmax(-1)
+        found = [
+            F.linear(F.gelu(F.linear(x, up)), down)
+            for up, down in zip(self.up, self.down.values(), strict=True)
+        ]
+        return sum(weights[..., i, None] * one for i, one in enumerate(found))
+
+
+BLOCKS = {one.__name__: one for one in (Doubling, Heads, Gated, Gamma, Shuffled, Bottleneck, Experts)}
 
 
 class Unfit(Exception):
@@ -92,7 +193,15 @@ class Draw:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.module = nn.Module().double()
-        self.space: dict[str, Any] = {"self": self.module, "torch": torch, "nn": nn, "F": F, "Doubling": Doubling}
+        self.space: dict[str, Any] = {
+            "self": self.module,
+            "torch": torch,
+            "nn": nn,
+            "F": F,
+            "checkpoint": checkpoint,
+            "SimpleNamespace": SimpleNamespace,
+            **BLOCKS,
+        }
         self.init: list[str] = []
         self.forward: list[str] = []
         self.values: list[Val] = []
@@ -329,7 +438,9 @@ def conv_transpose2d(d: Draw, x: Val) -> None:
     if x.channels % groups or x.shape[-1] > 8:
         raise Unfit
     options = d.choose(["2, stride=2", "3, padding=1", "3, stride=2, padding=1, output_padding=1"])
-    name = d.layer(f"nn.ConvTranspose2d({x.channels}, {groups * d.choose([2, 4])}, {options}, groups={groups})")
+    name = d.layer(
+        f"nn.ConvTranspose2d({x.channels}, {groups * d.choose([2, 4])}, {options}, groups={groups})"
+    )
     d.new(f"{name}({x.name})", 1, x)
 
 
@@ -418,7 +529,9 @@ def activation(d: Draw, x: Val) -> None:
             "F.celu({0})|F.leaky_relu({0}, 0.2)|F.mish({0})|F.hardswish({0})|F.softsign({0})|F.hardtanh({0})|F.relu6({0})|"
             "F.softshrink({0})|F.hardshrink({0})|F.tanhshrink({0})|{0}.abs()|{0}.clamp(-1, 1)|{0}.clamp(min=0)|"
             "torch.sin({0})|{0} ** 2|torch.where({0} > 0, {0}, 0.1 * {0})|{0} * ({0} > 0)|{0}.erf()|torch.atan({0})|"
-            "{0} * torch.sigmoid({0})|{0} / (1 + {0}.abs())|torch.sqrt({0}.abs())|{0}.sign() * {0}.abs().log1p()".split("|")
+            "{0} * torch.sigmoid({0})|{0} / (1 + {0}.abs())|torch.sqrt({0}.abs())|{0}.sign() * {0}.abs().log1p()".split(
+                "|"
+            )
         ).format(x.name),
         x.axis,
         x,
@@ -441,7 +554,9 @@ def activation_that_moves_zero(d: Draw, x: Val) -> None:
 
 @op(0.8)
 def activation_module(d: Draw, x: Val) -> None:
-    kinds = "ReLU() GELU() Sigmoid() ELU() PReLU() Softplus() Hardswish() Dropout(0.3) Identity() Mish()".split()
+    kinds = (
+        "ReLU() GELU() Sigmoid() ELU() PReLU() Softplus() Hardswish() Dropout(0.3) Identity() Mish()".split()
+    )
     if x.axis == 1:
         kinds.append(f"PReLU({x.channels})")
     name = d.layer("nn." + d.choose(kinds))
@@ -451,7 +566,9 @@ def activation_module(d: Draw, x: Val) -> None:
 @op(0.6)
 def softmax(d: Draw, x: Val) -> None:
     dim = d.choose(range(1, x.rank))
-    code = d.choose(["F.softmax({0}, dim={1})", "{0}.softmax({1})", "F.log_softmax({0}, {1})", "nn.Softmax({1})({0})"])
+    code = d.choose(
+        ["F.softmax({0}, dim={1})", "{0}.softmax({1})", "F.log_softmax({0}, {1})", "nn.Softmax({1})({0})"]
+    )
     d.new(code.format(x.name, dim), x.axis, x)
 
 
@@ -459,7 +576,16 @@ def softmax(d: Draw, x: Val) -> None:
 def scale(d: Draw, x: Val) -> None:
     d.new(
         d.choose(
-            ["{0} * 0.5", "{0} / 3", "2 * {0}", "-{0}", "{0}.mul(0.7)", "torch.div({0}, 2.0)", "{0} + 0.3", "0.5 - {0}"]
+            [
+                "{0} * 0.5",
+                "{0} / 3",
+                "2 * {0}",
+                "-{0}",
+                "{0}.mul(0.7)",
+                "torch.div({0}, 2.0)",
+                "{0} + 0.3",
+                "0.5 - {0}",
+            ]
         ).format(x.name),
         x.axis,
         x,
@@ -499,7 +625,12 @@ def two_values_spread(d: Draw, x: Val) -> None:
         return all(a == b or 1 in (a, b) for a, b in zip(x.shape, one.shape, strict=True))
 
     y = d.other(x, fits)
-    d.new(d.choose(["{0} + {1}", "{0} * {1}", "{0} - {1}", "{0} * torch.sigmoid({1})"]).format(x.name, y.name), x.axis, x, y)
+    d.new(
+        d.choose(["{0} + {1}", "{0} * {1}", "{0} - {1}", "{0} * torch.sigmoid({1})"]).format(x.name, y.name),
+        x.axis,
+        x,
+        y,
+    )
 
 
 @op(1)
@@ -580,7 +711,13 @@ def resize(d: Draw, x: Val) -> None:
 @op(1)
 def pixel_shuffle(d: Draw, x: Val) -> None:
     _first(x, 4)
-    d.new(d.choose(["F.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)", "nn.PixelShuffle(2)({0})"]).format(x.name), 1, x)
+    d.new(
+        d.choose(["F.pixel_shuffle({0}, 2)", "F.pixel_unshuffle({0}, 2)", "nn.PixelShuffle(2)({0})"]).format(
+            x.name
+        ),
+        1,
+        x,
+    )
 
 
 @op(1)
@@ -616,7 +753,14 @@ def channels_last(d: Draw, x: Val) -> None:
     if x.rank != 4:
         raise Unfit
     if x.axis == 1:
-        code, axis = ["{0}.permute(0, 2, 3, 1)", "{0}.movedim(1, -1)", "torch.permute({0}, (0, 2, 3, 1)).contiguous()"], 3
+        code, axis = (
+            [
+                "{0}.permute(0, 2, 3, 1)",
+                "{0}.movedim(1, -1)",
+                "torch.permute({0}, (0, 2, 3, 1)).contiguous()",
+            ],
+            3,
+        )
     else:
         code, axis = ["{0}.permute(0, 3, 1, 2)", "{0}.movedim(-1, 1)"], 1
     d.new(d.choose(code).format(x.name), axis, x, plain=False)
@@ -636,7 +780,15 @@ def to_image(d: Draw, x: Val) -> None:
 def transpose(d: Draw, x: Val) -> None:
     if x.rank != 3:
         raise Unfit
-    code = d.choose(["{0}.transpose(1, 2)", "{0}.mT", "{0}.permute(0, 2, 1)", "torch.swapaxes({0}, 1, 2)", "{0}.transpose(-1, -2).contiguous()"])
+    code = d.choose(
+        [
+            "{0}.transpose(1, 2)",
+            "{0}.mT",
+            "{0}.permute(0, 2, 1)",
+            "torch.swapaxes({0}, 1, 2)",
+            "{0}.transpose(-1, -2).contiguous()",
+        ]
+    )
     d.new(code.format(x.name), 3 - x.axis, x, plain=False)
 
 
@@ -644,7 +796,13 @@ def transpose(d: Draw, x: Val) -> None:
 def flatten(d: Draw, x: Val) -> None:
     if x.rank < 3 or x.shape[1:].count(1) > 2:
         raise Unfit
-    code = ["{0}.flatten(1)", "{0}.reshape({0}.shape[0], -1)", "torch.flatten({0}, 1)", "nn.Flatten()({0})", "{0}.contiguous().view(len({0}), -1)"]
+    code = [
+        "{0}.flatten(1)",
+        "{0}.reshape({0}.shape[0], -1)",
+        "torch.flatten({0}, 1)",
+        "nn.Flatten()({0})",
+        "{0}.contiguous().view(len({0}), -1)",
+    ]
     d.new(d.choose(code).format(x.name), 1, x, plain=False)
 
 
@@ -683,7 +841,12 @@ def expand(d: Draw, x: Val) -> None:
     dims = [i for i, n in enumerate(x.shape) if n == 1 and i]
     if dims:
         dim = d.choose(dims)
-        d.new(f"{x.name}.expand({', '.join('4' if i == dim else '-1' for i in range(x.rank))})", x.axis, x, plain=False)
+        d.new(
+            f"{x.name}.expand({', '.join('4' if i == dim else '-1' for i in range(x.rank))})",
+            x.axis,
+            x,
+            plain=False,
+        )
     elif x.rank == 2:
         d.new(f"{x.name}.unsqueeze(1).expand(-1, 4, -1)", 2, x, plain=False)
     else:
@@ -696,7 +859,13 @@ def repeat(d: Draw, x: Val) -> None:
     if x.shape[dim] > 12:
         raise Unfit
     times = ", ".join("2" if i == dim else "1" for i in range(x.rank))
-    code = d.choose([f"{x.name}.repeat({times})", f"{x.name}.repeat_interleave(2, dim={dim})", f"torch.tile({x.name}, ({times}))"])
+    code = d.choose(
+        [
+            f"{x.name}.repeat({times})",
+            f"{x.name}.repeat_interleave(2, dim={dim})",
+            f"torch.tile({x.name}, ({times}))",
+        ]
+    )
     d.new(code, x.axis, x)
 
 
@@ -705,7 +874,13 @@ def cat(d: Draw, x: Val) -> None:
     dim = d.choose([x.axis, x.axis, x.rank - 1, 1])
     ways = [f"torch.cat([{x.name}], {dim})", f"torch.cat([{x.name}, {x.name}], {dim})"]
     with contextlib.suppress(Unfit):
-        y = d.other(x, lambda one: one.rank == x.rank and all(a == b or i == dim for i, (a, b) in enumerate(zip(one.shape, x.shape, strict=True))))
+        y = d.other(
+            x,
+            lambda one: (
+                one.rank == x.rank
+                and all(a == b or i == dim for i, (a, b) in enumerate(zip(one.shape, x.shape, strict=True)))
+            ),
+        )
         ways += [f"torch.cat([{x.name}, {y.name}], {dim})", f"torch.cat(({y.name}, {x.name}), dim={dim})"] * 3
         ways.append(f"torch.cat([{x.name}, torch.zeros_like({y.name})], {dim})")
         y.free = False
@@ -736,7 +911,13 @@ def pieces(d: Draw, x: Val) -> None:
                     f"{x.name}.split([1, {n - 1}], {dim})", f"{x.name}.split({x.name}.shape[{dim}] // 2, dim={dim})"])  # fmt: skip
     a, b = d.name("a"), d.name("a")
     d.run(f"{a}, {b} = {cut}")
-    ways = [f"{a} * torch.sigmoid({b})", f"torch.cat([{b}, {a}], {dim})", f"{a} + {b}", f"torch.cat([F.relu({a}), {b}], {dim})", f"{b} * 1"]
+    ways = [
+        f"{a} * torch.sigmoid({b})",
+        f"torch.cat([{b}, {a}], {dim})",
+        f"{a} + {b}",
+        f"torch.cat([F.relu({a}), {b}], {dim})",
+        f"{b} * 1",
+    ]
     if "[1, " in cut:
         ways = [ways[1], ways[3], ways[4]]
     d.new(d.choose(ways), x.axis, x)
@@ -755,7 +936,11 @@ def part(d: Draw, x: Val) -> None:
         raise Unfit
     what = d.choose(["1:", ":-1", f":{n // 2}", "::2", f"{n // 2}:", "0:1", "[0, 2, 1]", "[-1, 0]"])
     index = ", ".join([":"] * dim + [what])
-    ways = [f"{x.name}[{index}]", f"{x.name}.narrow({dim}, 1, {n - 2})", f"{x.name}.index_select({dim}, torch.tensor([2, 0, 1, 1]))"]
+    ways = [
+        f"{x.name}[{index}]",
+        f"{x.name}.narrow({dim}, 1, {n - 2})",
+        f"{x.name}.index_select({dim}, torch.tensor([2, 0, 1, 1]))",
+    ]
     if "[" not in what and dim == x.rank - 1:
         ways.append(f"{x.name}[..., {what}]")
     d.new(d.choose(ways), x.axis, x, plain=False)
@@ -786,15 +971,39 @@ def buffer_index(d: Draw, x: Val) -> None:
 @op(0.7)
 def roll_or_flip(d: Draw, x: Val) -> None:
     dim = d.choose(range(1, x.rank))
-    d.new(d.choose([f"{x.name}.roll(1, {dim})", f"torch.roll({x.name}, -2, dims={dim})", f"{x.name}.flip({dim})", f"torch.flip({x.name}, [{dim}])"]), x.axis, x)
+    d.new(
+        d.choose(
+            [
+                f"{x.name}.roll(1, {dim})",
+                f"torch.roll({x.name}, -2, dims={dim})",
+                f"{x.name}.flip({dim})",
+                f"torch.flip({x.name}, [{dim}])",
+            ]
+        ),
+        x.axis,
+        x,
+    )
 
 
 @op(1)
 def pad(d: Draw, x: Val) -> None:
     if x.image and d.random.random() < 0.4:
-        code = d.choose(["F.pad({0}, (1, 1, 1, 0), mode='reflect')", "F.pad({0}, (0, 0, 0, 0, 1, 1))", "F.pad({0}, (1, 0), value=0.5)"])
+        code = d.choose(
+            [
+                "F.pad({0}, (1, 1, 1, 0), mode='reflect')",
+                "F.pad({0}, (0, 0, 0, 0, 1, 1))",
+                "F.pad({0}, (1, 0), value=0.5)",
+            ]
+        )
     else:
-        code = d.choose(["F.pad({0}, (0, 2))", "F.pad({0}, (1, 0))", "F.pad({0}, (0, 1), value=1.0)", "F.pad({0}, (-1, 1))"])
+        code = d.choose(
+            [
+                "F.pad({0}, (0, 2))",
+                "F.pad({0}, (1, 0))",
+                "F.pad({0}, (0, 1), value=1.0)",
+                "F.pad({0}, (-1, 1))",
+            ]
+        )
         if x.rank == 3:
             code = d.choose([code, "F.pad({0}, (0, 0, 1, 0))"])
     d.new(code.format(x.name), x.axis, x)
@@ -847,8 +1056,21 @@ def view_written_to(d: Draw, x: Val) -> None:
 @op(0.5)
 def written_part_by_part(d: Draw, x: Val) -> None:
     name, n = d.name("w"), x.shape[1]
-    d.run(f"{name} = torch.zeros_like({x.name})" if d.random.random() < 0.5 else f"{name} = {x.name}.new_zeros({x.name}.shape)")
-    d.run(d.choose([f"{name}[:, :{n}] = {x.name}", f"{name}[:, :1] = {x.name}[:, -1:]", f"{name}.copy_({x.name})", f"{name}[...] = {x.name}"]))
+    d.run(
+        f"{name} = torch.zeros_like({x.name})"
+        if d.random.random() < 0.5
+        else f"{name} = {x.name}.new_zeros({x.name}.shape)"
+    )
+    d.run(
+        d.choose(
+            [
+                f"{name}[:, :{n}] = {x.name}",
+                f"{name}[:, :1] = {x.name}[:, -1:]",
+                f"{name}.copy_({x.name})",
+                f"{name}[...] = {x.name}",
+            ]
+        )
+    )
     d.new(f"{name} * 1", x.axis, x)
 
 
@@ -863,6 +1085,62 @@ def looked_at_only(d: Draw, x: Val) -> None:
         d.run(f"{d.name('u')} = {name}({x.name}).mean()")
     else:
         raise Unfit
+
+
+@op(3)
+def block(d: Draw, x: Val) -> None:
+    """A module of somebody's own, often several of a class with other widths."""
+    n = x.channels
+    if x.image:
+        ways = [f"Bottleneck({n}, {d.width()})"] + ([f"Shuffled({n})"] if n % 2 == 0 else [])
+    elif x.last:
+        ways = [f"Gated({n}, {d.width()})", f"Experts({n}, {d.width()})", f"Gamma({n})"]
+        if x.rank == 3:
+            ways += [f"Heads({n}, {d.choose([1, 2, 4])}, {d.choose([2, 3])})"] * 2
+    else:
+        raise Unfit
+    name = d.layer(d.choose(ways))
+    for _ in range(d.choose([1, 1, 2])):
+        x = d.new(f"{name}({x.name})", x.axis, x)
+
+
+@op(0.4)
+def checkpointed(d: Draw, x: Val) -> None:
+    _last(x)
+    name = d.layer(f"nn.Sequential(nn.Linear({x.channels}, {d.width()}), nn.Tanh())")
+    d.new(f"checkpoint({name}, {x.name}, use_reentrant=False)", -1, x)
+
+
+@op(0.6)
+def by_comparison(d: Draw, x: Val) -> None:
+    ways = ["{0} * ({0} >= 0)", "{0}.where({0} > 0, {0} * 0.2)", "{0}.masked_fill({0} < 0, 0.0)", "torch.where({0}.abs() < 0.5, 0, {0})",
+            "{0}.masked_fill({0}.mean({1}, keepdim=True) > 0, 0.0)", "({0} > {0}.mean()) * {0}"]  # fmt: skip
+    d.new(d.choose(ways).format(x.name, x.axis), x.axis, x)
+
+
+@op(0.4)
+def written_out(d: Draw, x: Val) -> None:
+    y = d.new(f"{x.name} * 1", x.axis, x)
+    n = ", ".join([":"] * (x.rank - 1) + ["0"])
+    d.run(
+        d.choose(
+            [f"torch.add({y.name}, 1, out={y.name})", f"torch.mul({x.name}, 2, out={y.name})", f"{y.name}.detach().add_(0.5)",
+             f"{y.name}.unsqueeze(1).sigmoid_()", f"{y.name}[{y.name} < 0] = 0", f"{y.name}[{y.name} > 0.5] = 0.5", f"{y.name}[{n}] = {x.name}[{n}] + 1",
+             f"{y.name}.flatten(1)[:, :2] = 0", f"{y.name}.index_fill_(1, torch.tensor([0]), 0.5)"]
+        )
+    )  # fmt: skip
+    d.check(y)
+
+
+@op(0.5)
+def view_read_later(d: Draw, x: Val) -> None:
+    """A view is taken, then its base is written to."""
+    y = d.new(f"{x.name} * 1", x.axis, x)
+    dim = d.choose(range(1, x.rank + 1))
+    view = d.name("u")
+    d.run(f"{view} = {y.name}.unsqueeze({dim})")
+    d.run(d.choose([f"{y.name}.add_(0.5)", f"{y.name} *= 2", f"{y.name}.relu_()", f"{y.name}.sigmoid_()"]))
+    d.new(f"{view}.squeeze({dim})", x.axis, y)
 
 
 @op(0.3)
@@ -881,7 +1159,13 @@ def product(d: Draw, x: Val) -> None:
                 f"torch.bmm({x.name}.unsqueeze(2), {y.name}.unsqueeze(1))"]  # fmt: skip
         d.new(d.choose(ways) + " * 0.3", 2, x, y)
     elif x.rank == 3:
-        y = d.other(x, lambda one: one.rank == 3 and (one.shape[2] == x.shape[2] or one.shape[1] == x.shape[2] or one.shape[1] == x.shape[1]))
+        y = d.other(
+            x,
+            lambda one: (
+                one.rank == 3
+                and (one.shape[2] == x.shape[2] or one.shape[1] == x.shape[2] or one.shape[1] == x.shape[1])
+            ),
+        )
         ways = []
         if y.shape[2] == x.shape[2]:
             ways += [f"{x.name} @ {y.name}.transpose(1, 2)", f"torch.einsum('btc,bsc->bts', {x.name}, {y.name})", f"torch.bmm({x.name}, {y.name}.mT)",
@@ -923,9 +1207,17 @@ def attention(d: Draw, x: Val) -> None:
         causal = d.choose(["", ", is_causal=True"])
         d.run(f"{a} = F.scaled_dot_product_attention({', '.join(parts)}{causal})")
     else:
-        d.run(f"{a} = torch.softmax({parts[0]} @ {parts[1]}.transpose(-2, -1) / {size} ** 0.5, -1) @ {parts[2]}")
+        d.run(
+            f"{a} = torch.softmax({parts[0]} @ {parts[1]}.transpose(-2, -1) / {size} ** 0.5, -1) @ {parts[2]}"
+        )
     if split:
-        join = d.choose([f".transpose(1, 2).reshape({d.rows(x)}, {t}, {wide})", f".transpose(1, 2).reshape({d.rows(x)}, {t}, -1)", ".transpose(1, 2).flatten(2)"])
+        join = d.choose(
+            [
+                f".transpose(1, 2).reshape({d.rows(x)}, {t}, {wide})",
+                f".transpose(1, 2).reshape({d.rows(x)}, {t}, -1)",
+                ".transpose(1, 2).flatten(2)",
+            ]
+        )
         d.run(f"{a} = {a}{join}")
     d.space[a] = d.space[a]
     out = d.layer(f"nn.Linear({wide}, {x.channels})")
@@ -962,11 +1254,19 @@ def unknown(d: Draw, x: Val) -> None:
             "torch.quantile({0}, 0.5, dim={1}, keepdim=True)", "torch.median({0}, {1}, keepdim=True).values", "torch.vmap(torch.relu)({0})",
             "F.kl_div({0}.log_softmax(-1), {0}.softmax(-1), reduction='none')", "torch.nan_to_num({0})", "torch.frac({0})"]  # fmt: skip
     if x.shape[-1] >= 3:
-        ways += ["{0}.topk(2, -1).values", "torch.gather({0}, -1, torch.zeros_like({0}, dtype=torch.long)[..., :2])", "{0}.unfold(-1, 2, 1).mean(-1)"]
+        ways += [
+            "{0}.topk(2, -1).values",
+            "torch.gather({0}, -1, torch.zeros_like({0}, dtype=torch.long)[..., :2])",
+            "{0}.unfold(-1, 2, 1).mean(-1)",
+        ]
     if x.rank == 3:
         ways += ["torch.cdist({0}, {0})", "torch.tril({0})"]
     if x.image and x.shape[2] >= 2 <= x.shape[3]:
-        ways += ["F.unfold({0}, 2)", "F.local_response_norm({0}, 3)", "F.fold(F.unfold({0}, 2), {0}.shape[2:], 2)"]
+        ways += [
+            "F.unfold({0}, 2)",
+            "F.local_response_norm({0}, 3)",
+            "F.fold(F.unfold({0}, 2), {0}.shape[2:], 2)",
+        ]
     d.new(d.choose(ways).format(x.name, d.choose([x.axis, x.axis, x.rank - 1])), x.axis, x)
 
 
@@ -1029,7 +1329,14 @@ def _drawn(seed: int) -> Program:
         attempt(d, OPERATIONS[name], x)
     _end(d)
     source = _source(d, inputs)
-    space: dict[str, Any] = {"torch": torch, "nn": nn, "F": F, "Doubling": Doubling}
+    space: dict[str, Any] = {
+        "torch": torch,
+        "nn": nn,
+        "F": F,
+        "checkpoint": checkpoint,
+        "SimpleNamespace": SimpleNamespace,
+        **BLOCKS,
+    }
     exec(source, space)
     model = space["Program"]().double()
     model.load_state_dict(d.module.state_dict())
@@ -1045,7 +1352,11 @@ def attempt(d: Draw, operation: Any, x: Val) -> bool:
     if operation is in_place_on_another and not x.plain:
         return False
     before = len(d.init), len(d.forward), len(d.values), len(d.layers), [(one, one.free) for one in d.values]
-    kept = {key: value.clone() for key, value in d.space.items() if isinstance(value, torch.Tensor) and operation is in_place_on_another}
+    kept = {
+        key: value.clone()
+        for key, value in d.space.items()
+        if isinstance(value, torch.Tensor) and operation is in_place_on_another
+    }
     d.module.eval()
     try:
         operation(d, x)
@@ -1084,13 +1395,19 @@ def _end(d: Draw) -> None:
         out = d.name("out")
         d.run(f"{out} = {code}")
         outs.append(out)
-    form = d.choose(["tuple", "dict", "list", "nested"])
+    form = d.choose(["tuple", "dict", "list", "nested", "object"])
+    if d.random.random() < 0.05 and d.layers:
+        outs.append(f"{d.choose(d.layers)[0]}.weight" + d.choose(["", ".pow(2).sum()"]))
     if len(outs) == 1:
         d.forward.append(f"return {outs[0]}")
     elif form == "dict":
-        d.forward.append("return {" + ", ".join(f"'{one}': {one}" for one in outs) + "}")
+        d.forward.append("return {" + ", ".join(f"'{i}': {one}" for i, one in enumerate(outs)) + "}")
     elif form == "list":
         d.forward.append(f"return [{', '.join(outs)}]")
+    elif form == "object":
+        d.forward.append(
+            "return SimpleNamespace(" + ", ".join(f"out{i}={one}" for i, one in enumerate(outs)) + ")"
+        )
     elif form == "nested":
         d.forward.append(f"return {{'first': {outs[0]}, 'rest': ({', '.join(outs[1:])},)}}")
     else:
@@ -1131,6 +1448,8 @@ class Fault(Exception):
 def flat(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
+    if isinstance(value, SimpleNamespace):
+        value = vars(value)
     if isinstance(value, dict):
         value = list(value.values())
     return [tensor for one in value for tensor in flat(one)] if isinstance(value, (list, tuple)) else []
@@ -1143,7 +1462,10 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         others[path] = (
             module.training,
             "forward" in module.__dict__,
-            [len(getattr(module, hooks)) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")],
+            [
+                len(getattr(module, hooks))
+                for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+            ],
             sorted(module.__dict__),
             [(name, one.requires_grad) for name, one in module.named_parameters(recurse=False)],
         )
@@ -1205,7 +1527,11 @@ def _judge(program: Program, outcome: Outcome) -> None:
     for path, module in model.named_modules():
         if isinstance(module, kinds) and not path.endswith("out_proj"):
             outcome.layers += 1
-            if path not in masks and path not in masks.whole and f"{path}.out_proj" not in {*masks, *masks.whole}:
+            if (
+                path not in masks
+                and path not in masks.whole
+                and f"{path}.out_proj" not in {*masks, *masks.whole}
+            ):
                 raise Fault(f"{path!r} ({type(module).__name__}) is neither in masks nor in masks.whole")
     outcome.kind = "removed"
     try:
@@ -1248,11 +1574,15 @@ def _compare(program: Program, model: nn.Module, small: nn.Module, outcome: Outc
                 raise Fault("the outputs have another shape")
             for one, other in zip(expected, got, strict=True):
                 size = float(one.nan_to_num().abs().max()) + 1e-12
-                if outcome.kind != "inexact" and not torch.allclose(other, one, rtol=0, atol=1e-5 * size, equal_nan=True):
+                if outcome.kind != "inexact" and not torch.allclose(
+                    other, one, rtol=0, atol=1e-5 * size, equal_nan=True
+                ):
                     raise Fault(f"outputs differ by {float((one - other).abs().max()):.3g} of {size:.3g}")
         model.train()
         try:
-            sum(one.sum() for one in flat(model(*[one.clone() for one in more])) if one.requires_grad).backward()
+            sum(
+                one.sum() for one in flat(model(*[one.clone() for one in more])) if one.requires_grad
+            ).backward()
         except Exception:
             return  # it does not train as it is
         small.train()

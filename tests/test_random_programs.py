@@ -40,7 +40,9 @@ def test_a_seed_draws_the_same_program_again():
     assert first.source == second.source
     assert all(
         torch.equal(one, other)
-        for one, other in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+        for one, other in zip(
+            first.model.state_dict().values(), second.model.state_dict().values(), strict=True
+        )
     )
     assert drawn(6).source != first.source
 
@@ -58,7 +60,9 @@ def test_a_wrong_removal_is_noticed(monkeypatch):
                 tensor.mul_(1.001)
         return small
 
-    seed = next(seed for seed in range(SEEDS) if outcome(seed).problem is None and outcome(seed).kind == "removed")
+    seed = next(
+        seed for seed in range(SEEDS) if outcome(seed).problem is None and outcome(seed).kind == "removed"
+    )
     monkeypatch.setattr(random_programs.nnopt_lib, "remove_nodes", wrong)
     assert "differ" in outcome_of(drawn(seed)).problem
 
@@ -74,6 +78,8 @@ def test_a_changed_model_is_noticed(monkeypatch):
         next(model.modules()).train(not model.training)
         return masks
 
-    seed = next(seed for seed in range(SEEDS) if outcome(seed).problem is None and outcome(seed).kind == "removed")
+    seed = next(
+        seed for seed in range(SEEDS) if outcome(seed).problem is None and outcome(seed).kind == "removed"
+    )
     monkeypatch.setattr(random_programs.nnopt_lib, "prune", wrong)
     assert "were changed" in outcome_of(drawn(seed)).problem
