@@ -9,7 +9,8 @@ import pytest
 pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 
-from tests.random_programs import OPERATIONS, drawn, outcome, outcome_of  # noqa: E402
+from tests.random_programs import drawn, outcome, outcome_of  # noqa: E402
+from tests.random_steps import OPERATIONS  # noqa: E402
 
 SEEDS, CHUNK = 300, 10
 
