@@ -177,9 +177,9 @@ def _compare(program: Program, model: nn.Module, small: nn.Module, outcome: Outc
             if [one.shape for one in expected] != [one.shape for one in got]:
                 raise FoundError("the outputs have another shape")
             for one, other in zip(expected, got, strict=True):
-                size = float(one.nan_to_num().abs().max()) + 1e-12
+                size = float(one.nan_to_num().abs().max())
                 if outcome.kind != "inexact" and not torch.allclose(
-                    other, one, rtol=0, atol=1e-5 * size, equal_nan=True
+                    other, one, rtol=0, atol=1e-5 * size + 1e-13, equal_nan=True
                 ):
                     raise FoundError(
                         f"outputs differ by {float((one - other).abs().max()):.3g} of {size:.3g}"
