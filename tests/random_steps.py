@@ -1431,6 +1431,7 @@ def _end(d: Draw) -> None:
         out = d.name("out")
         d.run(f"{out} = {code}")
         outs.append(out)
+    outs = outs or [d.values[-1].name]
     form = d.choose(["tuple", "dict", "list", "nested", "object"])
     if d.random.random() < 0.05 and d.layers:
         outs.append(f"{d.choose(d.layers)[0]}.weight" + d.choose(["", ".pow(2).sum()"]))
