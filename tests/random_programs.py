@@ -71,14 +71,15 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
                 for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
             ],
             sorted(module.__dict__),
-            [(name, one.requires_grad) for name, one in module.named_parameters(recurse=False)],
+            [(name, one.requires_grad, id(one)) for name, one in module.named_parameters(recurse=False)],
+            [(name, id(one)) for name, one in module.named_buffers(recurse=False)],
         )
     return {"state": state, "others": others}
 
 
 def same(before: dict[str, Any], after: dict[str, Any], masked: bool) -> None:
     if before["others"] != after["others"]:
-        raise FoundError("modes, hooks, forward, attributes or requires_grad of the model were changed")
+        raise FoundError("modes, hooks, forward, attributes or tensors of the model were changed")
     if before["state"].keys() != after["state"].keys():
         raise FoundError("the names of its state were changed")
     for name, old in before["state"].items():

@@ -342,6 +342,16 @@ def layer_again(d: Draw, x: Val) -> None:
     d.new(f"{name}({x.name})", x.axis, x)
 
 
+@op(0.7)
+def layer_under_two_names(d: Draw, x: Val) -> None:
+    fitting = [one for one in d.layers if one[2] == x.channels and one[1] == "linear" and x.last]
+    if not fitting:
+        raise UnfitError
+    name = f"self.{d.name('m')}"
+    d.setup(f"{name} = {d.choose(fitting)[0]}")
+    d.new(f"{name}({x.name})", x.axis, x)
+
+
 @op(1)
 def tied_weights(d: Draw, x: Val) -> None:
     _last(x)
