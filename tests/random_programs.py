@@ -128,16 +128,7 @@ def _judge(program: Program, outcome: Outcome) -> None:
     for layer, reason in masks.whole.items():
         if not sentence(reason):
             raise FoundError(f"{layer!r} stays whole without a reason: {reason!r}")
-    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)
-    for path, module in model.named_modules():
-        if isinstance(module, kinds) and not path.endswith("out_proj"):
-            outcome.layers += 1
-            if (
-                path not in masks
-                and path not in masks.whole
-                and f"{path}.out_proj" not in {*masks, *masks.whole}
-            ):
-                raise FoundError(f"{path!r} ({type(module).__name__}) is neither in masks nor in masks.whole")
+    _named(model, masks, outcome)
     outcome.kind = "removed"
     try:
         small = nnopt_lib.remove_nodes(model, masks, example_input=example)
@@ -154,6 +145,20 @@ def _judge(program: Program, outcome: Outcome) -> None:
     if outcome.kind == "to fold" and _padded(program):
         outcome.kind = "inexact"
     _compare(program, model, small, outcome)
+
+
+def _named(model: nn.Module, masks: Any, outcome: Outcome) -> None:
+    """Every layer with a kernel has masks, or a reason, under its own name or one that it shares its kernel with."""
+    kinds = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase, nn.Bilinear)
+    known = {*masks, *masks.whole}
+    modules = dict(model.named_modules())
+    shared = {id(getattr(modules[path], "weight", None)) for path in known if path in modules} - {id(None)}
+    for path, module in modules.items():
+        if isinstance(module, kinds) and not path.endswith("out_proj"):
+            outcome.layers += 1
+            tied = id(getattr(module, "weight", None)) in shared
+            if not (tied or known & {path, f"{path}.out_proj", f"{path}/weight"}):
+                raise FoundError(f"{path!r} ({type(module).__name__}) is neither in masks nor in masks.whole")
 
 
 def _padded(program: Program) -> bool:
