@@ -128,10 +128,12 @@ def _problem(model: Any, reading: Reading, kind: str, among: np.ndarray | None) 
 
 
 def half_of(nodes: Nodes, among: np.ndarray) -> np.ndarray:
-    """Every second one of these nodes leaves, but never a layer's last; boolean (size,), True = stays."""
-    kept = np.ones(nodes.size, bool)
-    # At random: a pattern might be one that wrong code survives.
-    kept[np.random.default_rng(0).permutation(among)[: (len(among) + 1) // 2]] = False
+    """Half of each group's nodes leave, of those `among`, but never a layer's last; (size,), True = stays."""
+    kept, random = np.ones(nodes.size, bool), np.random.default_rng(0)
+    for group in nodes.groups.values():
+        group = np.intersect1d(group, among)
+        # At random: a pattern might be one that wrong code survives.
+        kept[random.permutation(group)[: (len(group) + 1) // 2]] = False
     for layer in nodes.layers:
         numbers = nodes.nodes[layer]
         if not (numbers == FIXED).any() and not kept[numbers].any():

@@ -21,7 +21,7 @@ from nnopt_lib.backends.torch.rules import RULES, Reader, is_zero, taught
 from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.structure.labels import NONE, Value, unlabeled
-from nnopt_lib.structure.reading import Reading, layer_of
+from nnopt_lib.structure.reading import Reading
 
 
 @dataclass
@@ -62,6 +62,10 @@ def read(model: nn.Module, example_input: Any) -> Reading:
         remedy = "Read the module that was compiled; compile what remove_nodes gives."
         refuse("a model to read must not be compiled", kind, remedy)
     model = _unwrapped(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        refuse(
+            f"{kind} must have weights to be read", "parameters on the meta device", "Call to_empty first."
+        )
     names, owners = _names(model)
     args, kwargs = example_of(model, example_input)
     details = Details(args, kwargs, owners)
@@ -126,7 +130,11 @@ def example_of(
 
     def one_of(value: Any, single: bool) -> Any:
         if isinstance(value, (torch.Tensor, np.ndarray)) or single:
-            tensor = torch.as_tensor(value)
+            try:
+                tensor = torch.as_tensor(value)
+            except Exception:
+                rule = "example_input must be a tensor or array, a tuple of them, or a dict by keyword"
+                refuse(rule, type(value).__name__)
             tensor = (tensor[:count] if tensor.dim() else tensor).to(first.device)
             if tensor.is_floating_point() or (single and not counts and tensor.dtype != torch.bool):
                 tensor = tensor.to(first.dtype)
@@ -152,7 +160,8 @@ def example_of(
 @contextlib.contextmanager
 def unchanged(*models: nn.Module) -> Iterator[None]:
     """Modes, parameters, buffers and the random generators are put back as they were."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
+    modules = [module for model in models for module in model.modules()]
+    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
     before = [(tensor, tensor.detach().clone()) for tensor in tensors]
     devices = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
@@ -160,8 +169,9 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module, own, buffers in attributes:
+            vars(module).update(own)  # `training`, and what a forward keeps for later
+            module._buffers.update(buffers)
         with torch.no_grad():
             for tensor, value in before:
                 if not torch.equal(tensor, value):  # a forward may write to what it reads
@@ -234,7 +244,7 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
     for one in inputs:
         tensor = reader.parameter(one)
         if tensor is not None and (tensor.endswith("/kernel") or len(one.shape) > 1):
-            reader.reading.unread.setdefault(layer_of(tensor), reason)
+            reader.reading.unread.setdefault(tensor.rpartition("/")[0] or tensor, reason)
     if labeled:
         where = f" in {type(call.within).__name__}" if call.within is not None else ""
         for one in (*labeled, *call.overwrites):

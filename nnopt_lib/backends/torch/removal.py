@@ -16,6 +16,7 @@ from nnopt_lib.backends.torch.attention import FewerHeads
 from nnopt_lib.backends.torch.build import _unwrapped
 from nnopt_lib.backends.torch.reading import Details, unchanged
 from nnopt_lib.backends.torch.tracing import tensors_in
+from nnopt_lib.checks import refuse
 from nnopt_lib.structure.coupling import FIXED
 from nnopt_lib.structure.reading import Channels
 
@@ -53,7 +54,10 @@ def cut(
             # The copy finds it in the place of the old one; tied tensors stay tied.
             is_parameter = isinstance(old, nn.Parameter)
             memo[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new
-    small = _copied(model, memo)
+    try:
+        small = _copied(model, memo)
+    except Exception as error:
+        refuse(f"{type(model).__name__} must be copied by copy.deepcopy to be cut", _in_words(error))
     copies = dict(small.named_modules(remove_duplicate=False))
     _set_sizes(copies, indices, channels, kept, details)
     for name, amount in (added or {}).items():
@@ -139,17 +143,17 @@ def difference(
 ) -> str | None:
     """What is wrong with a smaller model beside the masked one; None if it gives the same outputs."""
     model = _unwrapped(model)
-    masked = _masked(model, channels, kept, details)
     with unchanged(model, small), torch.no_grad():
+        _mask(model, channels, kept, details)  # its own numbers are put back at the end
         for args, kwargs in (details.twice(), (details.args, details.kwargs)):
-            expected = _outputs(model, masked, args, kwargs)
+            expected = _outputs(model, args, kwargs)
             if not isinstance(expected, str):  # it may read a single example only
                 break
         if isinstance(expected, str):
             return expected
         watch = _Watch(model)
         with watch:
-            given = _outputs(small, {}, args, kwargs)
+            given = _outputs(small, args, kwargs)
         if isinstance(given, str):
             return given
         if watch.met:
@@ -157,22 +161,21 @@ def difference(
         if [one.shape for one in expected] != [one.shape for one in given]:
             return "its outputs have another shape"
         for right, output in zip(expected, given, strict=True):
+            finite = right[torch.isfinite(right)].abs()
             # Beside the largest: 1e-8, for outputs that are all 0.
-            atol = _TOLERANCE * float(right.abs().max() if right.numel() else 0) + 1e-8
+            atol = _TOLERANCE * float(finite.max() if finite.numel() else 0) + 1e-8
             if not torch.allclose(output, right, rtol=0, atol=atol, equal_nan=True):
                 return "its outputs are others than those of the masked model"
         return _trouble_in_training(small, details) if details.trains_more else None
 
 
-def _outputs(
-    network: nn.Module, weights: dict[str, torch.Tensor], args: list[Any], kwargs: dict[str, Any]
-) -> list[torch.Tensor] | str:
+def _outputs(network: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> list[torch.Tensor] | str:
     """All tensors of what a network gives in evaluation mode; or, in words, what it raised."""
     network.eval()
     torch.manual_seed(0)
     args, kwargs = copy.deepcopy((args, kwargs))
     try:
-        output = torch.func.functional_call(network, weights, tuple(args), kwargs)
+        output = network(*args, **kwargs)
     except Exception as error:
         return _in_words(error)
     return [tensor.detach().double() for tensor in tensors_in(output)]
@@ -206,21 +209,16 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _masked(
-    model: nn.Module, channels: Channels, kept: np.ndarray, details: Details
-) -> dict[str, torch.Tensor]:
-    """The tensors of the model that masks change, by its own names, masked."""
-    masked: dict[str, torch.Tensor] = {}
+def _mask(model: nn.Module, channels: Channels, kept: np.ndarray, details: Details) -> None:
+    """Set to 0 what masks of these nodes remove, in the model's own tensors."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for axis in channels.axes:
         stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
         if axis.part and not stays.all():
             path, attribute = details.owners[axis.tensor][0]
-            name = f"{path}.{attribute}".lstrip(".")
-            tensor = masked.get(name, getattr(modules[path], attribute).detach())
+            tensor = getattr(modules[path], attribute)
             shape = [-1 if i == axis.axis else 1 for i in range(tensor.dim())]
-            masked[name] = tensor * torch.from_numpy(stays).to(tensor.device).reshape(shape)
-    return masked
+            tensor.mul_(torch.from_numpy(stays).to(tensor.device).reshape(shape))
 
 
 _PLAIN = {int, float, bool, str, type(None)}

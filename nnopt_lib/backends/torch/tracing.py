@@ -183,8 +183,9 @@ class _Recorder(TorchFunctionMode):
             return {key: self.calls_for(one) for key, one in value.items()}
         if isinstance(value, slice):
             return slice(*(self.calls_for(one) for one in (value.start, value.stop, value.step)))
-        if is_dataclass(value) and not isinstance(value, type):
-            return [self.calls_for(getattr(value, one.name)) for one in fields(value)]
+        parts = parts_of(value)
+        if parts and any(True for _ in tensors_in(parts)):
+            return [self.calls_for(one) for one in parts]
         return value
 
     def _outside(self, tensor: torch.Tensor) -> Call:
@@ -251,14 +252,23 @@ class _Recorder(TorchFunctionMode):
         return value
 
 
+def parts_of(value: Any) -> list[Any] | None:
+    """What a container or an object of somebody's own holds, in order; None for anything else."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, (type, nn.Module, torch.dtype, torch.device)) or callable(value):
+        return None
+    if is_dataclass(value):
+        return [getattr(value, one.name) for one in fields(value)]
+    return list(vars(value).values()) if hasattr(value, "__dict__") else None
+
+
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors of lists, tuples, dicts and dataclasses, in order."""
+    """All tensors of lists, tuples, dicts, dataclasses and other objects, in order."""
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, (list, tuple)):
-        for one in value:
-            yield from tensors_in(one)
-    elif isinstance(value, dict):
-        yield from tensors_in(list(value.values()))
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from tensors_in([getattr(value, one.name) for one in fields(value)])
+        return
+    for one in parts_of(value) or ():
+        yield from tensors_in(one)

@@ -60,13 +60,11 @@ def _bias(r: Reader, bias: Any, made: np.ndarray) -> None:
 
 
 def held_along(value: Value, axis: int) -> Any:
-    """What masked channels hold, along their axis: a number or one each."""
-    held = value.held
-    return (
-        held
-        if np.ndim(held) == 0
-        else np.moveaxis(np.broadcast_to(held, value.shape), axis, 0).reshape(value.shape[axis], -1)[:, 0]
-    )
+    """What masked channels hold, along their axis: a number or one each; NaN where it is not the same."""
+    if np.ndim(value.held) == 0:
+        return value.held
+    rows = np.moveaxis(np.broadcast_to(value.held, value.shape), axis, 0).reshape(value.shape[axis], -1)
+    return np.where((rows == rows[:, :1]).all(1), rows[:, 0], np.nan)
 
 
 @rule_for("linear")
