@@ -18,10 +18,21 @@ _BY_DESCRIPTION = "joined to inputs or outputs of the network, or read by attent
 
 @dataclass(frozen=True)
 class ReadModel:
-    """A model that was read: its channels, and what its adapter needs to cut it."""
+    """A model that was read: its channels, and how they were found."""
 
     channels: Channels
-    details: Any
+    reading: Reading
+
+    @property
+    def details(self) -> Any:
+        """What its adapter needs to cut it."""
+        return self.reading.details
+
+    def without(self, nodes: np.ndarray, reason: str, kind: str) -> ReadModel:
+        """The same with these nodes whole, for this reason."""
+        labels = np.flatnonzero(np.isin(self.channels.number[:-1], nodes))
+        self.reading.labels.fix(labels, reason)
+        return ReadModel(self.reading.channels(kind), self.reading)
 
 
 def channel_rule(op: Any, kind: str, *, at_zero: float = 0.0) -> None:
@@ -70,7 +81,18 @@ def read_channels(model: Any, example_input: Any = None, kind: str | None = "nod
     if kind:
         channels = _tried(model, reading, kind)
         reading.refuse_empty(channels, kind)
-    return ReadModel(channels, reading.details)
+    return ReadModel(channels, reading)
+
+
+def trouble(model: Any, read: ReadModel, kept: np.ndarray) -> str | None:
+    """What goes wrong if all nodes but these are removed; None if nothing does."""
+    backend = removal_backend_of(model)
+    try:
+        added, exact = folded(model, read.channels, kept, fold=True)
+        small = backend.cut(model, read.channels, kept, read.details, added)
+        return backend.difference(model, small, read.channels, kept, read.details) if exact else None
+    except NnoptError as error:
+        return str(error)
 
 
 def _tried(model: Any, reading: Reading, kind: str) -> Channels:
@@ -116,15 +138,7 @@ def _problem(model: Any, reading: Reading, kind: str, among: np.ndarray | None) 
     """What goes wrong if half of these nodes, or of all, are removed; None if nothing does."""
     channels = reading.channels(kind)
     kept = half_of(channels, np.arange(channels.size) if among is None else np.unique(among))
-    if kept.all():
-        return None
-    backend = removal_backend_of(model)
-    try:
-        added, exact = folded(model, channels, kept, fold=True)
-        small = backend.cut(model, channels, kept, reading.details, added)
-        return backend.difference(model, small, channels, kept, reading.details) if exact else None
-    except NnoptError as error:
-        return str(error)
+    return None if kept.all() else trouble(model, ReadModel(channels, reading), kept)
 
 
 def half_of(nodes: Nodes, among: np.ndarray) -> np.ndarray:

@@ -120,7 +120,8 @@ class Described:
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which nodes stay, by masks under the model's own names of layers."""
         spec_name = {path: name for name, path in self.paths.items()}
-        masks = layers_renamed(masks, {path: len(self.coupling.nodes[n]) for n, path in self.paths.items()})
+        widths = {self.paths[name]: len(self.coupling.nodes[name]) for name in self.coupling.layers}
+        masks = layers_renamed(masks, widths)
         for layer in masks:
             if layer not in spec_name:
                 known = [self.paths[name] for name in self.coupling.layers]

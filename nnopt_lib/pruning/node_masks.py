@@ -12,7 +12,7 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, nearest, refuse
 from nnopt_lib.frameworks import mask_backend_of
-from nnopt_lib.models.channels import read_channels
+from nnopt_lib.models.channels import ReadModel, read_channels, trouble
 from nnopt_lib.pruning.importance import NODE_SCORES, by_weights, keep_nodes
 from nnopt_lib.pruning.masks import Masks, read_parts, write_parts
 from nnopt_lib.pruning.patterns import fractions_of, matching
@@ -115,14 +115,46 @@ def node_masks(
     """What `prune` with ``granularity="node"`` or ``"head"`` decides; the model stays as it is."""
     if isinstance(score, str):
         check_choice("score", score, NODE_SCORES)
-    channels = read_channels(model, example_input, granularity).channels
-    if isinstance(score, Mapping):
-        scores = _given(channels, score)
-    else:
-        scores = by_weights(model, channels, score, seed)
+    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "skip": skip}
+    read = read_channels(model, example_input, granularity)
+    while True:
+        channels = read.channels
+        if isinstance(score, Mapping):
+            scores = _given(channels, score)
+        else:
+            scores = by_weights(model, channels, score, seed)
+        kept = _decided(channels, scores, sparsity, previous, **options)
+        # Sizes in code may pass a trial by chance; what is decided must leave a model that runs.
+        problem = trouble(model, read, kept) if read.reading.sized else None
+        if problem is None:
+            return _masks_of(channels, model, kept)
+        gone = np.flatnonzero(~kept)
+        groups = [np.intersect1d(nodes, gone) for nodes in channels.groups.values()]
+        for nodes in [one for one in groups if _fails_alone(model, read, one)] or [gone]:
+            reason = f"the model cannot do with fewer of its channels ({problem})"
+            read = read.without(nodes, reason, granularity)
+        read.reading.refuse_empty(read.channels, granularity)
+
+
+def _fails_alone(model: Any, read: ReadModel, gone: np.ndarray) -> bool:
+    kept = np.ones(read.channels.size, bool)
+    kept[gone] = False
+    return len(gone) > 0 and trouble(model, read, kept) is not None
+
+
+def _decided(
+    channels: Channels,
+    scores: np.ndarray,
+    sparsity: float | Mapping[str, float],
+    previous: Masks | None,
+    *,
+    skip: Sequence[str],
+    **options: Any,
+) -> np.ndarray:
+    """Which nodes stay, (size,)."""
     # Masks of before may come from a file: then they know layers only, and nodes are read off them again.
     before = None if previous is None else channels.kept(previous)
-    options: dict[str, Any] = {"scope": scope, "round_to": round_to, "rounding": rounding, "previous": before}
+    options["previous"] = before
     left = _not_skipped(channels, skip)
     if isinstance(sparsity, Mapping):
         # Coupled layers leave together, so a group has one sparsity: that of its first layer with one.
@@ -135,7 +167,7 @@ def node_masks(
             kept &= keep_nodes(channels, scores, sparsity=fraction, among=among, **options)
     else:
         kept = keep_nodes(channels, scores, sparsity=sparsity, among=left, **options)
-    return _masks_of(channels, model, kept)
+    return kept
 
 
 def _not_skipped(channels: Channels, skip: Sequence[str]) -> np.ndarray:

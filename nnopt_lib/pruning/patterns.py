@@ -11,7 +11,7 @@ from nnopt_lib.checks import check_fraction, nearest, refuse
 def matching(patterns: Sequence[str], layers: Iterable[str], option: str) -> set[str]:
     """The layers that a pattern fits, as the shell's (``*``, ``?``, ``[ab]``); one that fits none is refused.
 
-    A name without such a sign stands for the layer and for all inside it: ``"layer4"`` fits ``layer4.0.conv1``.
+    A name without such a sign stands for what is inside, too: ``"layer4"`` fits ``layer4.0.conv1``.
     """
     layers = list(layers)
     if isinstance(patterns, str):

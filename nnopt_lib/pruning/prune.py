@@ -57,8 +57,8 @@ def prune(
     Parameters:
         model: any torch module or built Keras 3 model; for nodes, one that `describe` understands.
         sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count. Or a
-            fraction for each layer or pattern, ``{"features.*": 0.5, "classifier": 0.9}``: of several that fit
-            a layer the first holds, what none fits stays whole, and each layer is ranked by itself.
+            fraction for each layer or pattern, ``{"features.*": 0.5, "classifier": 0.9}``: the first that
+            fits a layer holds, what none fits stays whole, and each layer is ranked by itself.
         score: ``"magnitude"`` (the default), ``"random"``, or saliency scores by canonical name, larger =
             keep. For nodes ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``,
             ``"random"``, or importance by layer, arrays (channels,), as `importance` gives it.

@@ -84,7 +84,7 @@ class Channels(Nodes):
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> np.ndarray:
         """As of `Nodes`; layers may have other names since (Keras changes them on loading)."""
-        return super().kept(layers_renamed(masks, {name: len(own) for name, own in self.nodes.items()}))
+        return super().kept(layers_renamed(masks, {name: len(self.nodes[name]) for name in self.layers}))
 
     def why_fixed(self, layer: str) -> str:
         """The sentence that says why nodes of a layer stay."""

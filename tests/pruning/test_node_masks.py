@@ -39,7 +39,7 @@ def test_a_masked_node_is_kernel_row_bias_scale_and_shift():
         ),
         (
             {"names": ["conv1/kernel"]},
-            "granularity 'node' ranks all nodes that can leave; received names. Leave it out.",
+            "granularity 'node' ranks all nodes that can leave; received names. Use skip, or leave it out.",
         ),
         (
             {"granularity": "weight", "round_to": 8},
