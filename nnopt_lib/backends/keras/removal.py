@@ -35,7 +35,7 @@ def cut(
     """
     added = dict(added or {})
     sizes = _Sizes(model, channels, kept, details, added)
-    clone = Clone(sizes.resized, sizes.arguments)
+    clone = Clone(sizes.resized, sizes.arguments, details.opened)
     small = clone.model(model, details.graph)
     _copy_weights(model, clone, sizes, added)
     return small
@@ -83,7 +83,7 @@ class _Sizes:
         """The configuration of an operation, with the sizes that it has now."""
         kind, labels = str(kind_of(op)), self.details.labels.get(id(op))
         config = dict(config)
-        if "Conv" in kind and "filters" in config:
+        if kind.startswith(("Conv", "SeparableConv")) and "LSTM" not in kind:
             kernel = op.pointwise_kernel if kind.startswith("Separable") else op.kernel
             config["filters"] = self.count(kernel, int("Transpose" in kind), op.filters)
             if labels is not None:
@@ -167,7 +167,7 @@ def _copy_weights(model: keras.Model, clone: Clone, sizes: _Sizes, added: Mappin
         if new is None:
             continue
         new.trainable = old.trainable
-        if isinstance(old, keras.Model):
+        if isinstance(old, keras.Model) or sizes.details.opened.get(id(old)):
             continue  # its layers were called, each of them
         for old_layer, new_layer in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
             if id(old_layer) not in clone.copies:

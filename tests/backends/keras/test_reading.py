@@ -404,6 +404,77 @@ class Looking(keras.Model):
         return self.last(x if float(ops.sum(x)) > 0 else -x)
 
 
+class Block(L.Layer):
+    """A residual block of the user's own, with layers inside."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        self.up, self.norm, self.down = conv(), L.BatchNormalization(), L.Conv2D(width, 1)
+
+    def call(self, x, training=None):
+        return x + self.down(ops.relu(self.norm(self.up(x), training=training)))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def test_layers_of_the_users_own_that_call_layers_are_opened():
+    inputs = keras.Input((None, None, 3))
+    x = Block(6, name="second")(
+        Block(6, name="first")(L.Conv2D(6, 1, activation="relu", name="stem")(inputs))
+    )
+    model = drawn(keras.Model(inputs, head(x)))
+    small, masks = check(model, x=np.random.default_rng(0).standard_normal((2, 9, 10, 3), np.float32))
+    assert len(masks) == 5 and list(masks.whole) == ["head"]
+    assert small.get_layer("first").name == "first"
+
+
+def test_smaller_models_are_saved_and_loaded_as_any_other(tmp_path):
+    inner = keras.Sequential([keras.Input(IMAGE), conv(), L.BatchNormalization()], name="inner")
+    inputs = keras.Input(IMAGE)
+    x = ops.relu(inner(inputs))
+    x = L.Reshape((144, 8))(ops.reshape(x, (-1, 12, 12, 8)))
+    x = x + L.MultiHeadAttention(2, 3)(x, x)
+    model = drawn(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x))))
+    small, _ = check(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    x = example(model)
+    assert np.array_equal(outputs(small, x)[0], outputs(loaded, x)[0])
+
+
+def test_a_norm_without_scale_is_held_by_its_mean_while_training():
+    model = sequential(conv(), L.BatchNormalization(scale=False), L.ReLU(), conv(), *tail())
+    model.compile("adam", "mse")
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", scope="layer")
+    nnopt.hold(model, masks)
+    x = example(model)
+    model.fit(x, np.ones((4, 4)), epochs=3, verbose=0)
+    small = nnopt.remove_nodes(model, masks)
+    expected = outputs(model, x)[0]
+    assert np.abs(expected - outputs(small, x)[0]).max() <= 1e-5 * np.abs(expected).max()
+
+
+class Weighted(keras.Model):
+    """With a weight beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = L.Dense(8), L.Dense(4)
+        self.scale = self.add_weight(shape=(8,), name="scale", initializer="ones")
+
+    def call(self, x):
+        return self.last(self.first(x) * self.scale)
+
+
+def test_a_model_with_weights_beside_its_layers_is_refused_by_name():
+    model = Weighted()
+    model(np.ones((2, 3), np.float32))
+    with pytest.raises(NnoptError, match="Weighted; received one with weights beside its layers"):
+        nnopt.prune(model, sparsity=0.5, granularity="node")
+
+
 def test_a_call_that_cannot_be_followed_is_refused_by_name():
     model = Looking()
     model(np.ones((2, 3), np.float32))
