@@ -203,9 +203,11 @@ def _copy_own(
         value = from_canonical(layer, name, value, tuple(target.shape))
         target.assign(value)
     for name, amount in added.items():
-        if any(canonical.get(id(variable), ("",))[0] == name for variable in _own(old)):
+        for variable in _own(old):
+            if canonical.get(id(variable), ("",))[0] != name:
+                continue
             target = new.bias
-            target._path = f"{name.rpartition('/')[0]}/bias"
+            target._path = f"{variable.path.rpartition('/')[0]}/bias"
             target.assign(np.asarray(target, np.float64) + amount)
 
 

@@ -360,6 +360,94 @@ def test_attention_written_by_hand(mix):
     check(drawn(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))))
 
 
+def _functional(shape, body):
+    inputs = keras.Input(shape)
+    return drawn(keras.Model(inputs, body(inputs)))
+
+
+def _unet(x):
+    side = conv(activation="relu")(x)
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(12, 3, padding="same")(L.MaxPooling2D()(side))))
+    x = L.Concatenate()([L.Conv2DTranspose(8, 2, strides=2)(x), side])
+    return L.Conv2D(1, 1, activation="sigmoid")(conv()(x))
+
+
+def _mixer(x):
+    x = L.Dense(8)(x)
+    y = L.Permute((2, 1))(L.LayerNormalization()(x))
+    x = x + L.Permute((2, 1))(L.Dense(16)(L.Dense(12, activation="gelu", name="wide")(y)))
+    return L.Dense(3)(L.GlobalAveragePooling1D()(x))
+
+
+def _states(x):
+    x = L.Dense(8)(x)
+    out, hidden, cell = L.LSTM(4, return_state=True, return_sequences=True)(x)
+    return [L.Dense(3)(L.LSTM(4)(L.Dense(7)(x), initial_state=[hidden, cell])), L.Dense(2)(out)]
+
+
+def _two_of_one_name(x):
+    def branch(name):
+        inner = keras.Input(x.shape[1:])
+        return keras.Model(inner, L.Dense(5, name="b")(L.Dense(8, "relu", name="a")(inner)), name=name)
+
+    return L.Dense(3)(branch("left")(x) + branch("right")(x))
+
+
+BODIES = {
+    "u-net": (IMAGE, _unet),
+    "mixer": ((16, 5), _mixer),
+    "recurrent states": ((16, 5), _states),
+    "layers of one name in two networks": ((6,), _two_of_one_name),
+    "convolutional memory": (
+        (3, 8, 8, 2),
+        lambda x: head(conv()(L.ConvLSTM2D(4, 3)(L.TimeDistributed(L.Conv2D(6, 3))(x)))),
+    ),
+    "additive attention": (
+        (16, 5),
+        lambda x: L.Dense(3)(L.AdditiveAttention()([L.Dense(8)(x), L.Dense(8)(x)])),
+    ),
+    "blocks to channels": ((8, 8, 3), lambda x: head(conv()(ops.space_to_depth(conv()(x), 2)))),
+    "channels to blocks": ((8, 8, 3), lambda x: head(conv()(ops.depth_to_space(conv()(x), 2)))),
+    "spectral norm": (
+        (6,),
+        lambda x: L.Dense(3)(L.SpectralNormalization(L.Dense(8))(L.Dense(6)(L.Dense(7)(x)))),
+    ),
+    "dropout at all times": ((6,), lambda x: L.Dense(3)(L.Dense(8)(L.GaussianNoise(0.1)(L.Dense(8)(x))))),
+    "standardized by hand": (
+        (8, 8, 3),
+        lambda x: head(
+            conv()((lambda y: y / ops.sqrt(ops.var(y, axis=(1, 2), keepdims=True) + 1.0))(conv()(x)))
+        ),
+    ),
+    "one reshape twice": (
+        (6,),
+        lambda x: (lambda shape: L.Dense(3)(L.Flatten()(shape(L.Dense(8)(x)) + shape(L.Dense(8)(x)))))(
+            L.Reshape((2, 4))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_networks(name):
+    check(_functional(*BODIES[name]))
+
+
+def test_text_keeps_its_vocabulary():
+    vectors = L.TextVectorization(20, output_sequence_length=6)
+    vectors.adapt(["a b c d", "e f g"])
+    inputs = keras.Input((), dtype="string")
+    x = L.Dense(6, activation="relu")(L.GlobalAveragePooling1D()(L.Embedding(20, 8)(vectors(inputs))))
+    model = drawn(keras.Model(inputs, L.Dense(3)(x)))
+    lines = np.array(["a b", "c d e", "g"])
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=lines)
+    small = nnopt.remove_nodes(model, masks, example_input=lines)
+    one, other = (np.asarray(net(ops.convert_to_tensor(lines))) for net in (model, small))
+    assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
+    with pytest.raises(NnoptError, match="a model that reads text needs an example_input"):
+        nnopt.prune(model, sparsity=0.5, granularity="node")
+
+
 def test_half_precision_is_compared_by_its_own_rounding():
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
