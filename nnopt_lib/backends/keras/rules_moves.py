@@ -101,6 +101,7 @@ _NUMBERED = ("Split", "ArraySplit", "GetItem", "Slice", "Take", "Tile", "Repeat"
 
 @rule_for(
     *(
+        "taught.moved",
         "Reshape",
         "Permute",
         "Flatten",

@@ -14,7 +14,7 @@ from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import canonical_variables
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure.labels import Value, unlabeled
-from nnopt_lib.structure.reading import Reading
+from nnopt_lib.structure.reading import TAUGHT, Reading
 
 Result = Value | list[Value] | None
 Rule = Callable[["Reader", "Call"], Result]
@@ -90,6 +90,8 @@ class Details:
 
 def kind_of(op: Any) -> str | None:
     """The name that rules know an operation by; None for one whose code is the user's own."""
+    if type(op) in TAUGHT:
+        return f"taught.{TAUGHT[type(op)].kind}"
     for base in type(op).__mro__:
         root, _, rest = base.__module__.partition(".")
         if root == "keras" or base.__module__ == "nnopt_lib.backends.keras.layers":

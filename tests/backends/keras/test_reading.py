@@ -296,6 +296,33 @@ def test_layers_that_nobody_knows_leave_what_they_read_whole_by_name(layer):
     assert ("mine" in masks.whole) == isinstance(layer, Scaled)
 
 
+class Swapped(L.Layer):
+    """Moves its channels."""
+
+    def call(self, x):
+        return ops.flip(x, axis=-1)
+
+
+class Lifted(L.Layer):
+    """Makes something else of 0."""
+
+    def call(self, x):
+        return x + 1
+
+
+def test_layers_that_were_taught(monkeypatch):
+    from nnopt_lib.models.channels import TAUGHT, channel_rule
+
+    for layer in (Doubled, Swapped, Lifted):
+        monkeypatch.setitem(TAUGHT, layer, None)  # forgotten afterwards
+    channel_rule(Doubled, "elementwise")
+    channel_rule(Swapped, "moved")
+    channel_rule(Lifted, "elementwise", at_zero=1.0)
+    stack = [L.Dense(8), Doubled(), L.Dense(7), Swapped(), L.Dense(6), Lifted(), L.Dense(3)]
+    _, masks = check(sequential(*stack, shape=(5,)), fold=True)
+    assert len(masks) == 3
+
+
 def test_activations_that_nobody_knows():
     model = sequential(L.Dense(8, activation=lambda x: x + 1, name="odd"), L.Dense(8), L.Dense(3), shape=(5,))
     _, masks = check(model)
