@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras import layers, tree
@@ -21,11 +20,12 @@ class Clone:
     """Copies of a model's operations, made as they are called.
 
     resize: gives an operation's configuration with its new sizes. arguments: gives new arguments of a call.
-    copies: the new operation (or model) of each old one, by its identity.
+    opened: graphs of layers that become models. copies: the new operation (or model) of each old one, by its
+    identity.
     """
 
-    def __init__(self, resize: Resize, arguments: Arguments) -> None:
-        self.resize, self.arguments = resize, arguments
+    def __init__(self, resize: Resize, arguments: Arguments, opened: Mapping[int, Any]) -> None:
+        self.resize, self.arguments, self.opened = resize, arguments, opened
         self.copies: dict[int, Any] = {}
 
     def model(self, model: Any, graph: Any, inputs: Any = None) -> Any:
@@ -52,7 +52,7 @@ class Clone:
         """Call the copy of an operation on symbolic tensors."""
         new = self.copies.get(id(op))
         if new is None:
-            inner = graph_of(op)
+            inner = graph_of(op) or self.opened.get(id(op))
             if inner is not None:
                 new = self.model(op, inner, tree.flatten(args[0]))
             elif isinstance(op, layers.TimeDistributed):
@@ -74,7 +74,9 @@ class Clone:
         return type(op)(inner, **{key: config[key] for key in ("name", "trainable")})
 
     def _copy(self, op: Any) -> Any:
-        if isinstance(op, layers.Lambda) or not isinstance(op, layers.Layer):
+        if isinstance(op, layers.Lambda) or hasattr(op, "lookup_table") or hasattr(op, "_lookup_layer"):
+            return _as_it_is(op)  # a function or a vocabulary, which its configuration may lack
+        if not isinstance(op, layers.Layer):
             return self._copy_plain(op)
         try:
             return self._from_config(op)
@@ -105,13 +107,17 @@ class Clone:
         try:
             new = self._from_config(op)
         except Exception:
-            new = copy.copy(op)
-            for key in ("_inbound_nodes", "_outbound_nodes"):
-                object.__setattr__(new, key, [])
-        object.__setattr__(new, "name", op.name) if hasattr(type(new), "name") else setattr(
-            new, "name", op.name
-        )
+            return _as_it_is(op)
+        new.name = op.name  # configurations of operations leave it out
         return new
+
+
+def _as_it_is(op: Any) -> Any:
+    """The operation once more, with the same parts, called nowhere yet."""
+    new = object.__new__(type(op))  # not copy.copy, which makes a Keras layer of its file
+    new.__dict__.update(vars(op))
+    new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
+    return new
 
 
 def _input_name(tensor: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import nnopt_lib.backends.keras.rules_moves
 import nnopt_lib.backends.keras.rules_products
 import nnopt_lib.backends.keras.rules_weights  # noqa: F401
 from nnopt_lib.backends.keras import keras, tf
-from nnopt_lib.backends.keras.walk import Details, Known, Reader, graph_of
+from nnopt_lib.backends.keras.walk import Details, Known, Reader, followed, graph_of
 from nnopt_lib.checks import NnoptError, refuse
 from nnopt_lib.structure.labels import unlabeled
 from nnopt_lib.structure.reading import Reading
@@ -94,17 +92,6 @@ def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...]) -> bool:
     return all(size is None or size == given for given, size in zip(shape[1:], spec[1:], strict=True))
 
 
-@contextlib.contextmanager
-def _nodes_put_back(model: keras.Model) -> Iterator[None]:
-    """Symbolic calls leave nodes with the layers; inside they may, afterwards the layers are as before."""
-    found = [(layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in _layers_of(model)]
-    try:
-        yield
-    finally:
-        for layer, inbound, outbound in found:
-            layer._inbound_nodes[:], layer._outbound_nodes[:] = inbound, outbound
-
-
 def _traced(model: keras.Model, example_input: Any) -> Any:
     """The graph of a subclassed model, if its `call` can be followed on symbolic tensors."""
     kind = type(model).__name__
@@ -113,21 +100,13 @@ def _traced(model: keras.Model, example_input: Any) -> Any:
         refuse("a Keras model must be built before its nodes are read", repr(model.name), remedy)
     rule = f"a Keras model to read must be functional, sequential, or one whose call Keras can follow; {kind}"
     try:
-        with _nodes_put_back(model):
-            inputs = _symbolic_inputs(model, example_input)
-            options = {"training": False} if model._call_has_training_arg else {}
-            graph = keras.Model(inputs, model.call(inputs, **options))
-        values = [tf.constant(one) for one in example_of(graph, example_input)]
-        packed = tree.pack_sequence_as(inputs, values) if tree.is_nested(inputs) else values[0]
-        with keras.StatelessScope():
-            expected, given = (tree.flatten(one(packed, **options)) for one in (model, graph))
-        same = all(np.allclose(a, b, atol=1e-5) for a, b in zip(expected, given, strict=True))
-    except NnoptError:
-        raise
+        inputs = _symbolic_inputs(model, example_input)
+        flat = [tf.zeros([size or 1 for size in one.shape], one.dtype) for one in tree.flatten(inputs)]
+        graph = followed(model, inputs, flat)
     except Exception as error:
-        refuse(rule, f" {type(error).__name__}: {error}".split("\n")[0][:160].strip())
-    if not same:
-        refuse(rule, "one whose outputs are others than those of its layers")
+        refuse(rule, f"{type(error).__name__}: {error}".split("\n")[0][:160])
+    if graph is None:
+        refuse(rule, "one with weights beside its layers, or whose outputs are others than theirs")
     return graph
 
 

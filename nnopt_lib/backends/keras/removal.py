@@ -35,7 +35,7 @@ def cut(
     """
     added = dict(added or {})
     sizes = _Sizes(model, channels, kept, details, added)
-    clone = Clone(sizes.resized, sizes.arguments)
+    clone = Clone(sizes.resized, sizes.arguments, details.opened)
     small = clone.model(model, details.graph)
     _copy_weights(model, clone, sizes, added)
     return small
@@ -83,7 +83,7 @@ class _Sizes:
         """The configuration of an operation, with the sizes that it has now."""
         kind, labels = str(kind_of(op)), self.details.labels.get(id(op))
         config = dict(config)
-        if "Conv" in kind and "filters" in config:
+        if kind.startswith(("Conv", "SeparableConv")) and "LSTM" not in kind:
             kernel = op.pointwise_kernel if kind.startswith("Separable") else op.kernel
             config["filters"] = self.count(kernel, int("Transpose" in kind), op.filters)
             if labels is not None:
@@ -167,7 +167,7 @@ def _copy_weights(model: keras.Model, clone: Clone, sizes: _Sizes, added: Mappin
         if new is None:
             continue
         new.trainable = old.trainable
-        if isinstance(old, keras.Model):
+        if isinstance(old, keras.Model) or sizes.details.opened.get(id(old)):
             continue  # its layers were called, each of them
         for old_layer, new_layer in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
             if id(old_layer) not in clone.copies:
@@ -203,9 +203,11 @@ def _copy_own(
         value = from_canonical(layer, name, value, tuple(target.shape))
         target.assign(value)
     for name, amount in added.items():
-        if any(canonical.get(id(variable), ("",))[0] == name for variable in _own(old)):
+        for variable in _own(old):
+            if canonical.get(id(variable), ("",))[0] != name:
+                continue
             target = new.bias
-            target._path = f"{name.rpartition('/')[0]}/bias"
+            target._path = f"{variable.path.rpartition('/')[0]}/bias"
             target.assign(np.asarray(target, np.float64) + amount)
 
 

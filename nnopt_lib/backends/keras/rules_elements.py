@@ -13,6 +13,7 @@ from nnopt_lib.structure.labels import (
     unlabeled,
     varying,
 )
+from nnopt_lib.structure.reading import TAUGHT
 
 # fmt: off
 _ACTIVATIONS = {
@@ -43,6 +44,8 @@ def _activation(r: Reader, call: Call, function: Any, value: Value) -> Value:
         return Value(value.labels, r.held_by(function, value.held, len(value.shape)))
     if ours and name in _ACROSS and len(value.shape) - 1 not in varying(value.labels):
         return Value(value.labels, np.nan)
+    if function in TAUGHT and TAUGHT[function].kind == "elementwise":
+        return Value(value.labels, TAUGHT[function].at_zero if zero(value) else np.nan)
     reason = f"read by the activation {name or function!r} of {call.op.name!r}"
     r.reading.labels.fix(value.labels, reason + ("" if ours else ", for which there is no rule"))
     return unlabeled(value.shape)
@@ -289,6 +292,19 @@ def _where(r: Reader, call: Call) -> Result:
     known = len(chosen) == 2 and all(isinstance(one, Known) and one.value.labeled for one in chosen)
     held = 0.0 if known and all(zero(one.value) for one in chosen) else np.nan
     return Value(np.broadcast_to(labels, call.shape), held)
+
+
+@rule_for("taught.elementwise", "taught.joined")
+def _taught(r: Reader, call: Call) -> Result:
+    values = [one.value for one in call.inputs]
+    labels = values[0].labels
+    for one in values[1:]:
+        joined = broadcast(r, Value(labels), one, call.shape)
+        if joined is None:
+            return None
+        labels = joined
+    known = all(one.labeled and zero(one) for one in values)
+    return Value(np.broadcast_to(labels, call.shape), TAUGHT[type(call.op)].at_zero if known else np.nan)
 
 
 @rule_for("ops.ZerosLike", "ops.OnesLike")

@@ -89,51 +89,19 @@ def _pad(r: Reader, call: Call) -> Any:
 
 # ------------------------------------------------------------------ moving data
 
-_MOVES = [
-    "Transpose",
-    "Concatenate",
-    "Stack",
-    "Split",
-    "ExpandDims",
-    "Squeeze",
-    "Swapaxes",
-    "Moveaxis",
-    "Ravel",
-    "Repeat",
-    "Tile",
-    "Flip",
-    "Roll",
-    "BroadcastTo",
-    "GetItem",
-    "Unstack",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Vstack",
-    "Hstack",
-    "Dstack",
-    "Slice",
-    "Take",
-    "Reshape",
-    "Fliplr",
-    "Flipud",
-    "Rot90",
-    "ArraySplit",
-]
-_NUMBERED = (
-    "Split",
-    "ArraySplit",
-    "GetItem",
-    "Slice",
-    "Take",
-    "Tile",
-    "Repeat",
-    "DepthToSpace",
-    "SpaceToDepth",
+# fmt: off
+_MOVES = (
+    "Transpose", "Concatenate", "Stack", "Split", "ExpandDims", "Squeeze", "Swapaxes", "Moveaxis",
+    "Ravel", "Repeat", "Tile", "Flip", "Roll", "BroadcastTo", "GetItem", "Unstack", "Vstack", "Hstack",
+    "Dstack", "Slice", "Take", "Reshape", "Fliplr", "Flipud", "Rot90", "ArraySplit",
 )
+# fmt: on
+_NUMBERED = ("Split", "ArraySplit", "GetItem", "Slice", "Take", "Tile", "Repeat")
 
 
 @rule_for(
     *(
+        "taught.moved",
         "Reshape",
         "Permute",
         "Flatten",
@@ -166,6 +134,19 @@ def _move(r: Reader, call: Call) -> Result:
                 return None
             r.reading.labels.join(earlier, parts[0])
     return [Value(one, held) for one, held in zip(parts, helds, strict=True)]
+
+
+@rule_for("ops.DepthToSpace", "ops.SpaceToDepth")
+def _block(r: Reader, call: Call) -> Result:
+    axis, many = len(call.x.shape) - 1, call.op.block_size**2
+    labels = along(call.x.labels, axis)
+    if labels is None or getattr(call.op, "data_format", None) == "channels_first":
+        return None
+    if type(call.op).__name__ == "SpaceToDepth":
+        labels = np.tile(labels, many)
+    else:  # all that become one channel leave together
+        labels = r.reading.labels.join_along(labels.reshape(many, -1), 0)[0]
+    return Value(spread(labels, axis, call.shape), call.x.held if np.ndim(call.x.held) == 0 else np.nan)
 
 
 def _cuts_channels(labels: np.ndarray, parts: Sequence[np.ndarray]) -> bool:

@@ -93,6 +93,23 @@ def _attention(r: Reader, call: Call) -> Result:
     return _product(r, call, [Value(scores.labels, np.nan), value], ["bts", "bsv"], "btv")
 
 
+@rule_for("AdditiveAttention")
+def _additive_attention(r: Reader, call: Call) -> Result:
+    query, value = (one.value for one in call.inputs[:2])
+    key = call.inputs[2].value if len(call.inputs) > 2 else value
+    asked, offered = along(query.labels, -1), along(key.labels, -1)
+    name = r.name(call.op, "scale")
+    if asked is None or offered is None or not (zero(query) and zero(key)):
+        return None
+    if len(call.shapes) > 1 or (call.op.use_scale and name is None):
+        return None
+    labels = r.reading.labels.join(asked, offered)
+    if name is not None:
+        r.reading.axis(name, 0, labels)
+    scores = Value(unlabeled((*query.shape[:2], value.shape[1])).labels, np.nan)
+    return _product(r, call, [scores, value], ["bts", "bsv"], "btv")
+
+
 @rule_for("nnopt.Attention")
 def _own_attention(r: Reader, call: Call) -> Result:
     heads, values = call.op.heads, [one.value for one in call.inputs]

@@ -43,7 +43,7 @@ def kernel(
     padded: bool,
 ) -> np.ndarray:
     """A kernel with its (made, read) axes; returns the labels of the channels that it makes."""
-    labels = r.reading.new_layer(name.rpartition("/")[0], made)
+    labels = r.reading.new_layer(name.rpartition("/")[0], made, (name, axes[0]))
     r.reading.axis(name, axes[0], labels, "kernel")
     r.reading.axis(name, axes[1], read)
     r.reading.read(name, read, held, padded=padded, foldable=axes == (0, 1))

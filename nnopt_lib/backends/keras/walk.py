@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import canonical_variables
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.structure.labels import Value, unlabeled
-from nnopt_lib.structure.reading import Reading
+from nnopt_lib.structure.reading import TAUGHT, Reading
 
 Result = Value | list[Value] | None
 Rule = Callable[["Reader", "Call"], Result]
@@ -76,17 +77,21 @@ class Details:
 
     graph: the functional graph that was walked. inputs: the example, flat. labels: for operations whose
     configuration holds sizes, the labels of what they give (or of groups, heads), by the operation's
-    identity. sources: the labels of what slices read.
+    identity. sources: the labels of what slices read. opened: graphs of the user's own layers, by identity;
+    None for one that cannot be followed.
     """
 
     graph: Any
     inputs: list[np.ndarray]
+    opened: dict[int, Any] = field(default_factory=dict)
     labels: dict[int, np.ndarray] = field(default_factory=dict)
     sources: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def kind_of(op: Any) -> str | None:
     """The name that rules know an operation by; None for one whose code is the user's own."""
+    if type(op) in TAUGHT:
+        return f"taught.{TAUGHT[type(op)].kind}"
     for base in type(op).__mro__:
         root, _, rest = base.__module__.partition(".")
         if root == "keras" or base.__module__ == "nnopt_lib.backends.keras.layers":
@@ -103,6 +108,36 @@ def graph_of(op: Any) -> Any:
     if isinstance(op, keras.Sequential):
         return op._functional
     return op if isinstance(op, keras.src.models.functional.Functional) else None
+
+
+@contextlib.contextmanager
+def _nodes_put_back(model: Any) -> Iterator[None]:
+    """Symbolic calls leave nodes with the layers; inside they may, afterwards the layers are as before."""
+    layers_of_model = model._flatten_layers()
+    found = [(layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers_of_model]
+    try:
+        yield
+    finally:
+        for layer, inbound, outbound in found:
+            layer._inbound_nodes[:], layer._outbound_nodes[:] = inbound, outbound
+
+
+def followed(layer: Any, inputs: Any, arrays: list[Any]) -> Any:
+    """The graph of layers that the code of `layer` calls on symbolic inputs; None if it has its own weights.
+
+    None, too, if on these arrays (flat) it gives other outputs. What cannot be followed raises.
+    """
+    if layer._trainable_variables or layer._non_trainable_variables:
+        return None
+    with _nodes_put_back(layer):
+        options: dict[str, Any] = {"training": None} if layer._call_has_training_arg else {}
+        graph = keras.Model(inputs, layer.call(inputs, **options))
+    given = tree.pack_sequence_as(inputs, arrays) if tree.is_nested(inputs) else arrays[0]
+    options = {"training": False} if layer._call_has_training_arg else {}
+    with keras.StatelessScope():
+        expected, found = tree.flatten(layer(given, **options)), tree.flatten(graph(given, training=False))
+    pairs = zip(expected, found, strict=True)
+    return graph if all(np.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs) else None
 
 
 class Reader:
@@ -132,6 +167,8 @@ class Reader:
     def call(self, op: Any, *args: Any, **kwargs: Any) -> Any:
         """Run one operation; what it gives, in its structure."""
         inner = graph_of(op)
+        if inner is None and kind_of(op) is None:
+            inner = self.opened(op, args, kwargs)
         if inner is not None:
             given = tree.flatten(args[0])
             if [len(one.array.shape) for one in given] == [len(one.shape) for one in inner.inputs]:
@@ -151,6 +188,23 @@ class Reader:
         border = values.pop() if len(values) > len(flat) else None
         outputs = [Known(one, value, border) for one, value in zip(flat, values, strict=True)]
         return tree.pack_sequence_as(given, outputs) if tree.is_nested(given) else outputs[0]
+
+    def opened(self, op: Any, args: Any, kwargs: Any) -> Any:
+        """The graph of a layer of the user's own that calls layers of its own."""
+        others = [value for key, value in kwargs.items() if key != "training" and value is not None]
+        if not getattr(op, "_layers", None) or others or len(args) != 1:
+            return None
+        if id(op) not in self.details.opened:
+            try:
+                arrays = [one.array for one in tree.flatten(args[0])]
+                inputs = tree.map_structure(
+                    lambda one: keras.Input(one.array.shape[1:], dtype=one.array.dtype.name), args[0]
+                )
+                graph = followed(op, inputs, arrays)
+            except Exception:  # its code looks at numbers, or is not Keras's alone
+                graph = None
+            self.details.opened[id(op)] = graph
+        return self.details.opened[id(op)]
 
     def labels_of(self, call: Call) -> list[Any]:
         """Labels of all outputs of a call, by its rule; without one its inputs stay whole."""

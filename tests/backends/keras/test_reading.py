@@ -296,6 +296,33 @@ def test_layers_that_nobody_knows_leave_what_they_read_whole_by_name(layer):
     assert ("mine" in masks.whole) == isinstance(layer, Scaled)
 
 
+class Swapped(L.Layer):
+    """Moves its channels."""
+
+    def call(self, x):
+        return ops.flip(x, axis=-1)
+
+
+class Lifted(L.Layer):
+    """Makes something else of 0."""
+
+    def call(self, x):
+        return x + 1
+
+
+def test_layers_that_were_taught(monkeypatch):
+    from nnopt_lib.models.channels import TAUGHT, channel_rule
+
+    for layer in (Doubled, Swapped, Lifted):
+        monkeypatch.setitem(TAUGHT, layer, None)  # forgotten afterwards
+    channel_rule(Doubled, "elementwise")
+    channel_rule(Swapped, "moved")
+    channel_rule(Lifted, "elementwise", at_zero=1.0)
+    stack = [L.Dense(8), Doubled(), L.Dense(7), Swapped(), L.Dense(6), Lifted(), L.Dense(3)]
+    _, masks = check(sequential(*stack, shape=(5,)), fold=True)
+    assert len(masks) == 3
+
+
 def test_activations_that_nobody_knows():
     model = sequential(L.Dense(8, activation=lambda x: x + 1, name="odd"), L.Dense(8), L.Dense(3), shape=(5,))
     _, masks = check(model)
@@ -360,6 +387,94 @@ def test_attention_written_by_hand(mix):
     check(drawn(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))))
 
 
+def _functional(shape, body):
+    inputs = keras.Input(shape)
+    return drawn(keras.Model(inputs, body(inputs)))
+
+
+def _unet(x):
+    side = conv(activation="relu")(x)
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(12, 3, padding="same")(L.MaxPooling2D()(side))))
+    x = L.Concatenate()([L.Conv2DTranspose(8, 2, strides=2)(x), side])
+    return L.Conv2D(1, 1, activation="sigmoid")(conv()(x))
+
+
+def _mixer(x):
+    x = L.Dense(8)(x)
+    y = L.Permute((2, 1))(L.LayerNormalization()(x))
+    x = x + L.Permute((2, 1))(L.Dense(16)(L.Dense(12, activation="gelu", name="wide")(y)))
+    return L.Dense(3)(L.GlobalAveragePooling1D()(x))
+
+
+def _states(x):
+    x = L.Dense(8)(x)
+    out, hidden, cell = L.LSTM(4, return_state=True, return_sequences=True)(x)
+    return [L.Dense(3)(L.LSTM(4)(L.Dense(7)(x), initial_state=[hidden, cell])), L.Dense(2)(out)]
+
+
+def _two_of_one_name(x):
+    def branch(name):
+        inner = keras.Input(x.shape[1:])
+        return keras.Model(inner, L.Dense(5, name="b")(L.Dense(8, "relu", name="a")(inner)), name=name)
+
+    return L.Dense(3)(branch("left")(x) + branch("right")(x))
+
+
+BODIES = {
+    "u-net": (IMAGE, _unet),
+    "mixer": ((16, 5), _mixer),
+    "recurrent states": ((16, 5), _states),
+    "layers of one name in two networks": ((6,), _two_of_one_name),
+    "convolutional memory": (
+        (3, 8, 8, 2),
+        lambda x: head(conv()(L.ConvLSTM2D(4, 3)(L.TimeDistributed(L.Conv2D(6, 3))(x)))),
+    ),
+    "additive attention": (
+        (16, 5),
+        lambda x: L.Dense(3)(L.AdditiveAttention()([L.Dense(8)(x), L.Dense(8)(x)])),
+    ),
+    "blocks to channels": ((8, 8, 3), lambda x: head(conv()(ops.space_to_depth(conv()(x), 2)))),
+    "channels to blocks": ((8, 8, 3), lambda x: head(conv()(ops.depth_to_space(conv()(x), 2)))),
+    "spectral norm": (
+        (6,),
+        lambda x: L.Dense(3)(L.SpectralNormalization(L.Dense(8))(L.Dense(6)(L.Dense(7)(x)))),
+    ),
+    "dropout at all times": ((6,), lambda x: L.Dense(3)(L.Dense(8)(L.GaussianNoise(0.1)(L.Dense(8)(x))))),
+    "standardized by hand": (
+        (8, 8, 3),
+        lambda x: head(
+            conv()((lambda y: y / ops.sqrt(ops.var(y, axis=(1, 2), keepdims=True) + 1.0))(conv()(x)))
+        ),
+    ),
+    "one reshape twice": (
+        (6,),
+        lambda x: (lambda shape: L.Dense(3)(L.Flatten()(shape(L.Dense(8)(x)) + shape(L.Dense(8)(x)))))(
+            L.Reshape((2, 4))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_networks(name):
+    check(_functional(*BODIES[name]))
+
+
+def test_text_keeps_its_vocabulary():
+    vectors = L.TextVectorization(20, output_sequence_length=6)
+    vectors.adapt(["a b c d", "e f g"])
+    inputs = keras.Input((), dtype="string")
+    x = L.Dense(6, activation="relu")(L.GlobalAveragePooling1D()(L.Embedding(20, 8)(vectors(inputs))))
+    model = drawn(keras.Model(inputs, L.Dense(3)(x)))
+    lines = np.array(["a b", "c d e", "g"])
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=lines)
+    small = nnopt.remove_nodes(model, masks, example_input=lines)
+    one, other = (np.asarray(net(ops.convert_to_tensor(lines))) for net in (model, small))
+    assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
+    with pytest.raises(NnoptError, match="a model that reads text needs an example_input"):
+        nnopt.prune(model, sparsity=0.5, granularity="node")
+
+
 def test_half_precision_is_compared_by_its_own_rounding():
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
@@ -402,6 +517,77 @@ class Looking(keras.Model):
     def call(self, x):
         x = self.first(x)
         return self.last(x if float(ops.sum(x)) > 0 else -x)
+
+
+class Block(L.Layer):
+    """A residual block of the user's own, with layers inside."""
+
+    def __init__(self, width, **options):
+        super().__init__(**options)
+        self.width = width
+        self.up, self.norm, self.down = conv(), L.BatchNormalization(), L.Conv2D(width, 1)
+
+    def call(self, x, training=None):
+        return x + self.down(ops.relu(self.norm(self.up(x), training=training)))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def test_layers_of_the_users_own_that_call_layers_are_opened():
+    inputs = keras.Input((None, None, 3))
+    x = Block(6, name="second")(
+        Block(6, name="first")(L.Conv2D(6, 1, activation="relu", name="stem")(inputs))
+    )
+    model = drawn(keras.Model(inputs, head(x)))
+    small, masks = check(model, x=np.random.default_rng(0).standard_normal((2, 9, 10, 3), np.float32))
+    assert len(masks) == 5 and list(masks.whole) == ["head"]
+    assert small.get_layer("first").name == "first"
+
+
+def test_smaller_models_are_saved_and_loaded_as_any_other(tmp_path):
+    inner = keras.Sequential([keras.Input(IMAGE), conv(), L.BatchNormalization()], name="inner")
+    inputs = keras.Input(IMAGE)
+    x = ops.relu(inner(inputs))
+    x = L.Reshape((144, 8))(ops.reshape(x, (-1, 12, 12, 8)))
+    x = x + L.MultiHeadAttention(2, 3)(x, x)
+    model = drawn(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x))))
+    small, _ = check(model)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    x = example(model)
+    assert np.array_equal(outputs(small, x)[0], outputs(loaded, x)[0])
+
+
+def test_a_norm_without_scale_is_held_by_its_mean_while_training():
+    model = sequential(conv(), L.BatchNormalization(scale=False), L.ReLU(), conv(), *tail())
+    model.compile("adam", "mse")
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", scope="layer")
+    nnopt.hold(model, masks)
+    x = example(model)
+    model.fit(x, np.ones((4, 4)), epochs=3, verbose=0)
+    small = nnopt.remove_nodes(model, masks)
+    expected = outputs(model, x)[0]
+    assert np.abs(expected - outputs(small, x)[0]).max() <= 1e-5 * np.abs(expected).max()
+
+
+class Weighted(keras.Model):
+    """With a weight beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = L.Dense(8), L.Dense(4)
+        self.scale = self.add_weight(shape=(8,), name="scale", initializer="ones")
+
+    def call(self, x):
+        return self.last(self.first(x) * self.scale)
+
+
+def test_a_model_with_weights_beside_its_layers_is_refused_by_name():
+    model = Weighted()
+    model(np.ones((2, 3), np.float32))
+    with pytest.raises(NnoptError, match="Weighted; received one with weights beside its layers"):
+        nnopt.prune(model, sparsity=0.5, granularity="node")
 
 
 def test_a_call_that_cannot_be_followed_is_refused_by_name():
