@@ -142,6 +142,9 @@ class RemovalBackend(Protocol):
     def difference(self, model: Any, small: Any, channels: Any, kept: np.ndarray, details: Any) -> str | None:
         """What is wrong with a smaller model beside the masked one; None if it gives the same outputs."""
 
+    def another_way(self, details: Any, where: str, *, on: bool = True) -> bool:
+        """Cut modules at this kind of place in another way from now on, or no more; False if there is none."""
+
 
 class Stack(Protocol):
     """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""

@@ -99,6 +99,7 @@ def _tried(model: Any, reading: Reading, kind: str) -> Channels:
     """Channels without those that a smaller model cannot do without."""
     if _problem(model, reading, kind, None) is None:
         return reading.channels(kind)
+    backend = removal_backend_of(model)
     # Something does not fit. Places alike (a view in every module of one class) are tried together first.
     places: dict[str, list[np.ndarray]] = {}
     for where, labels in reading.sized:
@@ -106,9 +107,15 @@ def _tried(model: Any, reading: Reading, kind: str) -> Channels:
     number, good = reading.numbers(kind)[0], [np.empty(0, int)]
     for where, seen in places.items():
         nodes = np.unique(number[np.concatenate(seen)])
-        problem = _problem(model, reading, kind, np.concatenate([*good, nodes[nodes != FIXED]]))
+        nodes = nodes[nodes != FIXED]
+        problem = _problem(model, reading, kind, np.concatenate([*good, nodes]))
+        if problem and backend.another_way(reading.details, where):
+            if _problem(model, reading, kind, np.concatenate([*good, nodes])) is None:
+                problem = None
+            else:
+                backend.another_way(reading.details, where, on=False)
         if problem is None:
-            good.append(nodes[nodes != FIXED])
+            good.append(nodes)
         else:
             reading.labels.fix(np.concatenate(seen), f"{where} cannot do with fewer channels ({problem})")
             number, good = reading.numbers(kind)[0], [np.empty(0, int)]

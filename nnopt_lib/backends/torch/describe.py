@@ -297,7 +297,7 @@ class _Reader:
         source = self._source(n)
         before, after = source.shape, n.shape
         sizes = n.args[1:] and n.args[1]
-        first = sizes[0] if isinstance(sizes, list) and sizes else sizes
+        first = sizes[0] if isinstance(sizes, (list, tuple)) and sizes else sizes
         batch_stays = n.target not in _SIZED or first == -1 or isinstance(first, BatchSize)
         if self.single and (not batch_stays or before[1] == 1):
             self._refuse(n, f"{what} that may mix examples")

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from nnopt_lib.backends.torch.build import Network, _unwrapped, canonical_tensors
+from nnopt_lib.backends.torch.rewriting import SizedCall
 from nnopt_lib.backends.torch.rules import RULES, Reader, is_zero, taught
 from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
 from nnopt_lib.checks import NnoptError, refuse
@@ -31,6 +32,8 @@ class Details:
     args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
     norms: labels of groups, by path of a GroupNorm; attentions: of heads, by path of a MultiheadAttention.
     sizes: of axes with channels in the code of a module, by its path: the labels at each index.
+    calls: that may name sizes, by path of the module whose code makes them. rewrite: kinds of modules whose code
+    is given the sizes that are left, see `rewriting`.
     """
 
     args: list[Any]
@@ -39,6 +42,8 @@ class Details:
     norms: dict[str, np.ndarray] = field(default_factory=dict)
     attentions: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    calls: dict[str, list[SizedCall]] = field(default_factory=dict)
+    rewrite: set[str] = field(default_factory=set)
     trains_more: bool = False  # whether a part of the module runs in training only
 
     def twice(self) -> tuple[list[Any], dict[str, Any]]:

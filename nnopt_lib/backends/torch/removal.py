@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from nnopt_lib.backends.torch.attention import FewerHeads
 from nnopt_lib.backends.torch.build import _unwrapped
 from nnopt_lib.backends.torch.reading import Details, unchanged
+from nnopt_lib.backends.torch.rewriting import counted, rewritten
 from nnopt_lib.backends.torch.tracing import tensors_in
 from nnopt_lib.checks import refuse
 from nnopt_lib.structure.coupling import FIXED
@@ -63,6 +64,7 @@ def cut(
     for name, amount in (added or {}).items():
         path, _ = details.owners[name][0]
         _add_to_bias(copies[path], amount)
+    _rewrite(copies, channels, kept, details)
     for path, labels in details.attentions.items():
         heads = channels.nodes.get(path)
         if heads is not None and not np.where(heads == FIXED, True, kept[heads]).all():
@@ -70,6 +72,24 @@ def cut(
             count = int(np.where(heads == FIXED, True, kept[heads]).sum())
             setattr(copies[parent], child, FewerHeads(copies[path], count, len(labels)))
     return small
+
+
+def _rewrite(copies: Mapping[str, nn.Module], channels: Channels, kept: np.ndarray, details: Details) -> None:
+    """Give the code of some modules the sizes that are left."""
+    stays = np.append(np.where(channels.number[:-1] == FIXED, True, kept[channels.number[:-1]]), True)
+    for path, calls in details.calls.items():
+        if path and type(copies[path]).__name__ in details.rewrite:
+            module = rewritten(copies[path], calls, lambda labels, axis: counted(labels, axis, stays))
+            if module is not None:
+                parent, _, child = path.rpartition(".")
+                copies[parent]._modules[child] = module
+
+
+def another_way(details: Details, where: str, *, on: bool = True) -> bool:
+    """Whether modules at such a place can be cut otherwise, now that their attributes did not do."""
+    kind = where.rpartition(" in ")[2]
+    (details.rewrite.add if on else details.rewrite.discard)(kind)
+    return True
 
 
 def _add_to_bias(layer: Any, amount: np.ndarray) -> None:
@@ -101,7 +121,8 @@ def _set_sizes(
         nodes = channels.number[labels]
         size, left = len(labels), int(np.where(nodes == FIXED, True, kept[nodes]).any(1).sum())
         module = copies[path]
-        if left == size or type(module).__module__.startswith("torch.nn"):
+        kind = type(module)
+        if left == size or kind.__module__.startswith("torch.nn") or kind.__name__ in details.rewrite:
             continue
         named = [key for key, value in vars(module).items() if type(value) is int and value in (size, left)]
         # A number of heads is rarely the only attribute of its value; its name tells it.

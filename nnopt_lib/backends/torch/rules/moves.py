@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnopt_lib.backends.torch.rewriting import SIZED, SizedCall
 from nnopt_lib.backends.torch.rules.reader import Reader, Result, bound, rule_for
 from nnopt_lib.backends.torch.tracing import BatchSize, Call, calls_in
 from nnopt_lib.structure.labels import Value, compact, distinct, unlabeled, varying
@@ -38,7 +39,10 @@ def _move(r: Reader, call: Call) -> Result:
         shapes = (
             _applied(r, call, [np.zeros(one.shape, np.int8) for one in values]) if not call.shape else None
         )
-        return unlabeled(call.shape) if shapes is None else [unlabeled(one.shape) for one in shapes]
+        results = unlabeled(call.shape) if shapes is None else [unlabeled(one.shape) for one in shapes]
+        parts = results if isinstance(results, list) else [results]
+        _note_call(r, call, r.name_of(call), [one.labels for one in parts])
+        return results
     name = r.name_of(call)
     if name in ("cat", "concat", "concatenate", "stack", "hstack", "vstack"):
         _stay_aligned(r, call, name, values)
@@ -55,6 +59,7 @@ def _move(r: Reader, call: Call) -> Result:
         for one in [x.labels, *parts]:
             r.reading.note_size(r.where(call), np.unique(distinct(one)))
         _note_sizes(r, call, [x.labels, *parts])
+    _note_call(r, call, name, parts)
     for one in parts:
         r.reading.labels.keep_box(one)
     results = [Value(one, held) for one, held in zip(parts, helds, strict=True)]
@@ -146,6 +151,13 @@ def _numbers(value: Any) -> Any:
         yield from _numbers([value.start, value.stop])
     elif isinstance(value, int) and not isinstance(value, bool):
         yield value
+
+
+def _note_call(r: Reader, call: Call, name: str, parts: Sequence[np.ndarray]) -> None:
+    """Calls that may name sizes, in the order in which a module's code makes them."""
+    if name in SIZED:
+        path = r.paths.get(id(call.within), "")
+        r.details.calls.setdefault(path, []).append(SizedCall(name, tuple(parts)))
 
 
 def _note_sizes(r: Reader, call: Call, arrays: Sequence[np.ndarray]) -> None:
