@@ -143,7 +143,7 @@ class RemovalBackend(Protocol):
         """What is wrong with a smaller model beside the masked one; None if it gives the same outputs."""
 
     def another_way(self, details: Any, where: str, *, on: bool = True) -> bool:
-        """Cut modules at this kind of place in another way from now on, or no more; False if there is none."""
+        """Cut modules at this kind of place in another way from now on; False if there is none."""
 
 
 class Stack(Protocol):

@@ -79,6 +79,10 @@ def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool, *, comp
     if isinstance(spec, NetSpec):
         small.spec = _smaller_spec(spec, channels, kept, added)
     problem = backend.difference(model, small, channels, kept, read.details) if exact and compare else None
+    places = {where for where, _ in read.reading.sized}
+    if problem and [where for where in places if backend.another_way(read.details, where)]:
+        small = backend.cut(model, channels, kept, read.details, added)
+        problem = backend.difference(model, small, channels, kept, read.details)
     if problem:
         rule = f"a smaller {type(model).__name__} must give the outputs of the masked one"
         refuse(rule, problem, "Keep those layers whole (skip=[...]), or write no sizes into forward.")

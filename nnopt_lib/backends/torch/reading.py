@@ -32,8 +32,9 @@ class Details:
     args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
     norms: labels of groups, by path of a GroupNorm; attentions: of heads, by path of a MultiheadAttention.
     sizes: of axes with channels in the code of a module, by its path: the labels at each index.
-    calls: that may name sizes, by path of the module whose code makes them. rewrite: kinds of modules whose code
-    is given the sizes that are left, see `rewriting`.
+    calls: that may name sizes, by path of the module whose code makes them; given: the arguments it gets;
+    kinds: names of classes.
+    rewrite: kinds of modules whose code is given the sizes that are left, see `rewriting`.
     """
 
     args: list[Any]
@@ -43,6 +44,8 @@ class Details:
     attentions: dict[str, np.ndarray] = field(default_factory=dict)
     sizes: list[tuple[str, np.ndarray]] = field(default_factory=list)
     calls: dict[str, list[SizedCall]] = field(default_factory=dict)
+    given: dict[str, frozenset[str]] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
     rewrite: set[str] = field(default_factory=set)
     trains_more: bool = False  # whether a part of the module runs in training only
 
@@ -73,12 +76,13 @@ def read(model: nn.Module, example_input: Any) -> Reading:
         )
     names, owners = _names(model)
     args, kwargs = example_of(model, example_input)
-    details = Details(args, kwargs, owners)
+    kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+    details = Details(args, kwargs, owners, kinds=kinds)
     with unchanged(model):
         model.eval()
         try:
             try:
-                calls, end, _ = record(model, args, kwargs, taught, every=True)
+                calls, end, _ = record(model, args, kwargs, taught, every=True, given=details.given)
             except NnoptError:
                 raise
             except Exception:  # some models cannot read a single example

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -78,8 +80,13 @@ def _rewrite(copies: Mapping[str, nn.Module], channels: Channels, kept: np.ndarr
     """Give the code of some modules the sizes that are left."""
     stays = np.append(np.where(channels.number[:-1] == FIXED, True, kept[channels.number[:-1]]), True)
     for path, calls in details.calls.items():
-        if path and type(copies[path]).__name__ in details.rewrite:
-            module = rewritten(copies[path], calls, lambda labels, axis: counted(labels, axis, stays))
+        if path and details.kinds[path] in details.rewrite:
+            module = rewritten(
+                copies[path],
+                calls,
+                details.given.get(path, frozenset()),
+                lambda labels, axis: counted(labels, axis, stays),
+            )
             if module is not None:
                 parent, _, child = path.rpartition(".")
                 copies[parent]._modules[child] = module
@@ -121,8 +128,8 @@ def _set_sizes(
         nodes = channels.number[labels]
         size, left = len(labels), int(np.where(nodes == FIXED, True, kept[nodes]).any(1).sum())
         module = copies[path]
-        kind = type(module)
-        if left == size or kind.__module__.startswith("torch.nn") or kind.__name__ in details.rewrite:
+        kind = details.kinds.get(path, "")
+        if left == size or type(module).__module__.startswith("torch.nn") or kind in details.rewrite:
             continue
         named = [key for key, value in vars(module).items() if type(value) is int and value in (size, left)]
         # A number of heads is rarely the only attribute of its value; its name tells it.
@@ -196,7 +203,8 @@ def _outputs(network: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> lis
     torch.manual_seed(0)
     args, kwargs = copy.deepcopy((args, kwargs))
     try:
-        output = network(*args, **kwargs)
+        with contextlib.redirect_stderr(io.StringIO()):  # a traced module prints where it failed
+            output = network(*args, **kwargs)
     except Exception as error:
         return _in_words(error)
     return [tensor.detach().double() for tensor in tensors_in(output)]

@@ -1,8 +1,8 @@
 """Code that derives a number of channels from what stays: its calls are given the smaller numbers.
 
 ``x.view(b, t, heads, width // heads)`` cannot do with fewer heads, whatever `heads` says: the size of a head
-comes from a width that stays. Such a module becomes what `torch.fx` traces of it, an ordinary module with code
-of its own, in which the sizes of views and splits are those of the smaller model.
+comes from a width that stays. Such a module becomes what `torch.fx` traces of it, an ordinary module with
+code of its own, in which the sizes of views and splits are those of the smaller model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import fx, nn
@@ -29,25 +29,33 @@ class SizedCall:
 
 
 class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True  # what is done with buffers is written down, too
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 def rewritten(
-    module: nn.Module, calls: Sequence[SizedCall], left: Callable[[np.ndarray, int], int]
+    module: nn.Module,
+    calls: Sequence[SizedCall],
+    given: frozenset[str],
+    left: Callable[[np.ndarray, int], int],
 ) -> nn.Module | None:
-    """A module with the sizes that are left; None where it cannot be traced, or does otherwise in training.
+    """A module with the sizes that are left; None where none differs, or where it cannot be traced.
 
-    left: how many of the entries of labels along one axis stay.
+    given: names of the arguments that it gets. left: how many of the entries of labels along one axis stay.
+    One that does otherwise in training is not traced.
     """
-    graphs = [_traced(module, training) for training in (True, False)]
+    shapes = [[tuple(left(one, axis) for axis in range(one.ndim)) for one in call.outputs] for call in calls]
+    if shapes == [[one.shape for one in call.outputs] for call in calls]:
+        return None
+    graphs = [_traced(module, given, training) for training in (True, False)]
     if graphs[0] is None or graphs[1] is None or str(graphs[0]) != str(graphs[1]):
         return None
     nodes = [node for node in graphs[1].nodes if _name(node) in SIZED]
     if [_name(node) for node in nodes] != [call.name for call in calls]:
         return None  # a loop or a branch: which call is which is not certain
-    for node, call in zip(nodes, calls, strict=True):
-        new = [tuple(left(one, axis) for axis in range(one.ndim)) for one in call.outputs]
+    for node, call, new in zip(nodes, calls, shapes, strict=True):
         old = [one.shape for one in call.outputs]
         if new != old:
             _give(node, call.name, old, new)
@@ -55,7 +63,7 @@ def rewritten(
     return small.train(module.training)
 
 
-def _traced(module: nn.Module, training: bool) -> fx.Graph | None:
+def _traced(module: nn.Module, given: frozenset[str], training: bool) -> fx.Graph | None:
     was = module.training
     module.training = training  # of this module alone: its parts are called, not looked into
     try:
@@ -63,9 +71,13 @@ def _traced(module: nn.Module, training: bool) -> fx.Graph | None:
         defaults = {
             name: one.default
             for name, one in inspect.signature(module.forward).parameters.items()
-            if one.default is not one.empty
+            if one.default is not one.empty and name not in given
         }
-        return _Tracer().trace(module, concrete_args=defaults or None)
+        graph = _Tracer().trace(module, concrete_args=defaults or None)
+        arguments = [node for node in graph.nodes if node.op == "placeholder"]
+        for node, name in zip(arguments, inspect.signature(module.forward).parameters, strict=True):
+            node.target = name  # tracing numbers those that it was told of
+        return graph
     except Exception:  # anything that symbolic tracing cannot do
         return None
     finally:
@@ -80,7 +92,7 @@ def _name(node: fx.Node) -> str:
 
 def _give(node: fx.Node, name: str, old: list[Any], new: list[Any]) -> None:
     """Put the new sizes into the arguments of a call, at the places where they differ."""
-    first, *rest = node.args
+    first, *rest = cast(Any, node.args)
     if name == "split":
         dim = node.kwargs.get("dim", rest[1] if len(rest) > 1 else 0)
         sizes: Any = [shape[dim] for shape in new]

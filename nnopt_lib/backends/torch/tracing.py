@@ -77,12 +77,15 @@ def record(
     whole: Callable[[nn.Module], bool] = is_layer,
     *,
     every: bool = False,
+    given: dict[str, frozenset[str]] | None = None,
 ) -> tuple[list[Call], Any, Any]:
     """Run `model`: the calls that its output needs, or every one; the output's own; the output.
 
     whole: which modules are written down as one call each; what the others do is, function by function.
+    given: filled with the names of the arguments that modules got, by path.
     """
     recorder = _Recorder(model)
+    recorder.given = {} if given is None else given
     begin = []
     for tensor in tensors_in([list(args), dict(kwargs or {})]):
         begin.append(Call("input", None))
@@ -154,6 +157,7 @@ class _Recorder(TorchFunctionMode):
         owned = [*model.named_buffers(), *model.named_parameters()]
         self.owned = {id(tensor): name for name, tensor in reversed(owned)}
         self.running: list[nn.Module] = [model]
+        self.given: dict[str, frozenset[str]] = {}  # which optional arguments a module got, by its path
 
     def keep(self, call: Call, value: Any) -> None:
         """Write down a call, and that it made `value`."""
@@ -208,6 +212,12 @@ class _Recorder(TorchFunctionMode):
     def inside(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """In the place of the `forward` of a module whose operations are written down."""
         self.running.append(module)
+        if path and len(args) + len(kwargs) > 1:
+            try:
+                bound = inspect.signature(forward).bind(*args, **kwargs).arguments
+                self.given[path] = frozenset(name for name, one in bound.items() if one is not None)
+            except TypeError:  # the call itself will say so
+                pass
         try:
             return forward(*args, **kwargs)
         finally:

@@ -36,13 +36,7 @@ def _move(r: Reader, call: Call) -> Result:
     given = calls_in([*call.args, *call.kwargs.values()])
     values = [r.entries(one) for one in given]
     if not any(one.labeled for one in values):
-        shapes = (
-            _applied(r, call, [np.zeros(one.shape, np.int8) for one in values]) if not call.shape else None
-        )
-        results = unlabeled(call.shape) if shapes is None else [unlabeled(one.shape) for one in shapes]
-        parts = results if isinstance(results, list) else [results]
-        _note_call(r, call, r.name_of(call), [one.labels for one in parts])
-        return results
+        return _without_channels(r, call, values)
     name = r.name_of(call)
     if name in ("cat", "concat", "concatenate", "stack", "hstack", "vstack"):
         _stay_aligned(r, call, name, values)
@@ -64,6 +58,16 @@ def _move(r: Reader, call: Call) -> Result:
         r.reading.labels.keep_box(one)
     results = [Value(one, held) for one, held in zip(parts, helds, strict=True)]
     return results if many else results[0]
+
+
+def _without_channels(r: Reader, call: Call, values: Sequence[Value]) -> Result:
+    shapes = [call.shape]
+    if not call.shape:  # it gave several
+        moved = _applied(r, call, [np.zeros(one.shape, np.int8) for one in values])
+        shapes = [call.shape] if moved is None else [one.shape for one in moved]
+    results = [unlabeled(shape) for shape in shapes]
+    _note_call(r, call, r.name_of(call), [one.labels for one in results])
+    return results[0] if call.shape else results
 
 
 def _stay_aligned(r: Reader, call: Call, name: str, values: Sequence[Value]) -> None:
