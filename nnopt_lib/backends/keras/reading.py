@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers, tree
 
-import nnopt_lib.backends.keras.rules_elements
-import nnopt_lib.backends.keras.rules_moves
-import nnopt_lib.backends.keras.rules_products
-import nnopt_lib.backends.keras.rules_weights  # noqa: F401
+import nnopt_lib.backends.keras.rules  # noqa: F401
 from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.walk import Details, Known, Reader, followed, graph_of
 from nnopt_lib.checks import NnoptError, refuse

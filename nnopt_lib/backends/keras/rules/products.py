@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.backends.keras.rules_elements import activated
-from nnopt_lib.backends.keras.rules_weights import kernel_of
+from nnopt_lib.backends.keras.rules.elementwise import activated
+from nnopt_lib.backends.keras.rules.layers import kernel_of
 from nnopt_lib.backends.keras.walk import Call, Known, Reader, Result, graph_of, rule_for, zero
 from nnopt_lib.structure.contraction import contract
 from nnopt_lib.structure.labels import Value, along, spread, unlabeled, varying

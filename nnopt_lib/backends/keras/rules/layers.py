@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.backends.keras.rules_elements import activated
+from nnopt_lib.backends.keras.rules.elementwise import activated
 from nnopt_lib.backends.keras.walk import Call, Reader, Result, rule_for, zero
 from nnopt_lib.structure.labels import NONE, Value, along, spread, unlabeled, varying
 
