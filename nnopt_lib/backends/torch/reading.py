@@ -252,7 +252,8 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
     reader.reason = ""
     for one in inputs:
         tensor = reader.parameter(one)
-        if tensor is not None and (tensor.endswith("/kernel") or len(one.shape) > 1):
+        inside = tensor is not None and ".parametrizations." in tensor  # its layer is named
+        if tensor is not None and not inside and (tensor.endswith("/kernel") or len(one.shape) > 1):
             reader.reading.unread.setdefault(tensor.rpartition("/")[0] or tensor, reason)
     if labeled:
         where = f" in {type(call.within).__name__}" if call.within is not None else ""

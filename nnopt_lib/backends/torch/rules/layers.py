@@ -71,8 +71,8 @@ def held_along(value: Value, axis: int) -> Any:
 def _linear(r: Reader, call: Call) -> Result:
     given = bound(call, "input weight bias")
     x, weight = r.of(given["input"]), given["weight"]
-    name, read = _layer(r, call, weight), along(x.labels, -1)
-    if name is None or read is None:
+    name, read = _layer(r, call, weight), r.along(x, -1)
+    if name is None:
         return None
     made = kernel(r, name, given.get("bias"), read, held_along(x, -1), (0, 1), weight.shape, False)
     return Value(spread(made, -1, call.shape))
@@ -81,8 +81,8 @@ def _linear(r: Reader, call: Call) -> Result:
 @rule_for("addmm")
 def _addmm(r: Reader, call: Call) -> Result:
     bias, x, weight = call.args[:3]
-    name, read = _layer(r, call, weight), along(r.of(x).labels, -1)
-    if name is None or read is None or r.parameter(bias) is None or call.kwargs:
+    name, read = _layer(r, call, weight), r.along(r.of(x), -1)
+    if name is None or r.parameter(bias) is None or call.kwargs:
         return None
     made = kernel(r, name, bias, read, held_along(r.of(x), -1), (1, 0), weight.shape, False)
     return Value(spread(made, -1, call.shape))
@@ -103,8 +103,8 @@ def _conv_transpose(r: Reader, call: Call) -> Result:
 def _convolved(r: Reader, call: Call, given: dict[str, Any], axes: tuple[int, int]) -> Result:
     x, weight, groups = r.of(given["input"]), given["weight"], given.get("groups", 1)
     channel = 2 - len(weight.shape) - 1  # counted from the end, since there may be no batch
-    name, read = _layer(r, call, weight), along(x.labels, channel)
-    if name is None or read is None:
+    name, read = _layer(r, call, weight), r.along(x, channel)
+    if name is None:
         return None
     size = weight.shape[2:]
     padding = given.get("padding", 0)

@@ -34,6 +34,8 @@ _PIECES = ("chunk", "split", "tensor_split", "split_with_sizes", "unsafe_chunk",
 @rule_for(_MOVES, "taught_moved")
 def _move(r: Reader, call: Call) -> Result:
     given = calls_in([*call.args, *call.kwargs.values()])
+    if r.transposes(call):
+        return unlabeled(call.shape)
     values = [r.entries(one) for one in given]
     if not any(one.labeled for one in values):
         return _without_channels(r, call, values)

@@ -41,8 +41,8 @@ def _statistics(r: Reader, given: dict[str, Any], labels: np.ndarray, *, centere
 def _batch_norm(r: Reader, call: Call) -> Result:
     given = bound(call, "input running_mean running_var weight bias")
     x = r.of(given["input"])
-    labels = along(x.labels, 1)
-    if labels is None or not _statistics(r, given, labels, centered=True):
+    labels = r.along(x, 1)
+    if not _statistics(r, given, labels, centered=True):
         return None
     if given.get("weight") is None and not is_zero(x):
         return None

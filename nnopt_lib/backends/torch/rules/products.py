@@ -13,7 +13,7 @@ from nnopt_lib.backends.torch.rules.reader import (
 )
 from nnopt_lib.backends.torch.tracing import Call, calls_in
 from nnopt_lib.structure.contraction import contract
-from nnopt_lib.structure.labels import Value, along, spread, unlabeled
+from nnopt_lib.structure.labels import Value, spread, unlabeled
 
 
 @rule_for("matmul", "bmm", "mm", "rmatmul", "baddbmm")
@@ -21,11 +21,12 @@ def _matmul(r: Reader, call: Call) -> Result:
     a, b = (call.args[0], call.args[1]) if r.name_of(call) != "rmatmul" else (call.args[1], call.args[0])
     if len(call.args) != 2:
         return None
-    if r.parameter(b) is not None and len(b.shape) == 2 and r.of(a).labels.ndim > 1:
-        read = along(r.of(a).labels, -1)
-        if read is None:
-            return None
-        made = kernel(r, str(r.parameter(b)), None, read, held_along(r.of(a), -1), (1, 0), b.shape, False)
+    weight = r.kernel(b) if len(b.shape) == 2 and r.of(a).labels.ndim > 1 else None
+    if weight is not None:
+        name, transposed = weight
+        axes, sizes = ((0, 1), b.shape[::-1]) if transposed else ((1, 0), b.shape)
+        read = r.along(r.of(a), -1)
+        made = kernel(r, name, None, read, held_along(r.of(a), -1), axes, sizes, False)
         return Value(spread(made, -1, call.shape))
     x, y = r.of(a), r.of(b)
     if len(x.shape) < 2 or len(y.shape) < 2:

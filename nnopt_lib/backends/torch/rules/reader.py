@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nnopt_lib.backends.torch.tracing import OUTSIDE, Call
-from nnopt_lib.structure.labels import Value, spread, unlabeled
+from nnopt_lib.structure.labels import NONE, Value, along, spread, unlabeled
 from nnopt_lib.structure.reading import TAUGHT, Reading
 
 Result = Value | list[Value] | None
@@ -97,6 +97,25 @@ class Reader:
             self.reading.axis(name, axes[-1], labels, "bias")
             self.moved[argument] = Value(spread(labels, axes[-1], argument.shape))
         return self.moved[argument]
+
+    def along(self, value: Value, axis: int) -> np.ndarray:
+        """The labels along an axis; where they stand along others as well, these channels stay."""
+        labels = along(value.labels, axis)
+        if labels is None:
+            self.reading.labels.fix(value.labels, "read along another axis than that of their channels")
+            return np.full(value.shape[axis], NONE)
+        return labels
+
+    def kernel(self, argument: Any) -> tuple[str, bool] | None:
+        """The name of a matrix that is used as it is, or transposed; and whether it is."""
+        transposed = isinstance(argument, Call) and argument.args and self.transposes(argument)
+        name = self.parameter(argument.args[0] if transposed else argument)
+        return None if name is None else (name, bool(transposed))
+
+    def transposes(self, call: Call) -> bool:
+        """Whether a call transposes a matrix that is a parameter."""
+        matrix = self.parameter(call.args[0]) is not None and len(call.args[0].shape) == 2
+        return matrix and self.name_of(call) in ("t", "T", "mT", "transpose", "permute", "swapaxes")
 
     def fix(self, argument: Any, reason: str) -> None:
         """None of the channels of an argument can leave."""

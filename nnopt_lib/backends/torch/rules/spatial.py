@@ -35,8 +35,8 @@ def _pool(r: Reader, call: Call) -> Result:
     x = r.of(call.args[0] if call.args else call.kwargs["input"])
     digits = [int(one) for one in name if one.isdigit()]
     axis = len(x.shape) - 1 - digits[0] if digits else 1
-    labels = along(x.labels, axis)
-    if labels is None or any(r.of(one).labeled for one in call.args[1:]):
+    labels = r.along(x, axis)
+    if any(r.of(one).labeled for one in call.args[1:]):
         return None
     same = "max" in name or "adaptive" in name or name in ("interpolate", "upsample")
     if name.startswith("avg_pool"):  # zeros that pad the border are no more than what they say
