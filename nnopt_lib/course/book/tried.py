@@ -37,8 +37,8 @@ def tried_tables() -> str:
         lines = [_line(row) for row in here if "refused" not in row]
         right = ("left", "left", *("right",) * 6)
         table = tabulate(lines, _HEADS, tablefmt="pipe", colalign=right, disable_numparse=True)
-        refused = [f"{row['network']}: {row['refused']}" for row in here if "refused" in row]
-        sections.append("\n\n".join([f"**{title}**", table, *refused]))
+        refused = [_refused(row) for row in here if "refused" in row]
+        sections.append("\n\n".join([f"**{title}**", table, *(["\n".join(refused)] if refused else [])]))
     return "\n\n".join(sections)
 
 
@@ -47,12 +47,19 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         row["network"],
         "×".join(str(size) for size in row["input"]),
         _short(row["parameters"]),
-        f"{_short(row['parameters_left'])} ({row['parameters_left'] / row['parameters']:.0%})",
+        f"{_short(row['parameters_left'])} ({row['parameters_left'] / row['parameters']:.0%})".replace("%", " %"),
         _short(row["macs"]),
-        f"{_short(row['macs_left'])} ({row['macs_left'] / row['macs']:.0%})",
+        f"{_short(row['macs_left'])} ({row['macs_left'] / row['macs']:.0%})".replace("%", " %"),
         str(row["layers_pruned"]),
         str(row["layers_whole"]),
     ]
+
+
+def _refused(row: Mapping[str, Any]) -> str:
+    """A line for a network that nothing could leave, with the last of the reasons that stand in brackets."""
+    reason = row["refused"].partition(" (")[2].rpartition("; ")[2]
+    layer, _, why = reason.partition(": ")
+    return f"- {row['network']}: nothing leaves `{layer.strip(chr(39))}` or its like, since {why.partition(' (')[0]}."
 
 
 def _short(number: int) -> str:
