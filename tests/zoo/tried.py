@@ -23,7 +23,15 @@ import numpy as np
 import nnopt_lib as nnopt
 
 FILE = Path(__file__).parents[2] / "book" / "networks-tried.json"
-WITH_HEADS = ("vit-b/16", "deit small", "swin tiny", "bert base", "bert, small", "gpt-2 small", "smollm2 135m")
+WITH_HEADS = (
+    "vit-b/16",
+    "deit small",
+    "swin tiny",
+    "bert base",
+    "bert, small",
+    "gpt-2 small",
+    "smollm2 135m",
+)
 SPARSITY = 0.5
 
 

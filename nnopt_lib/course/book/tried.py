@@ -47,7 +47,9 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         row["network"],
         "×".join(str(size) for size in row["input"]),
         _short(row["parameters"]),
-        f"{_short(row['parameters_left'])} ({row['parameters_left'] / row['parameters']:.0%})".replace("%", " %"),
+        f"{_short(row['parameters_left'])} ({row['parameters_left'] / row['parameters']:.0%})".replace(
+            "%", " %"
+        ),
         _short(row["macs"]),
         f"{_short(row['macs_left'])} ({row['macs_left'] / row['macs']:.0%})".replace("%", " %"),
         str(row["layers_pruned"]),
@@ -56,10 +58,11 @@ def _line(row: Mapping[str, Any]) -> list[str]:
 
 
 def _refused(row: Mapping[str, Any]) -> str:
-    """A line for a network that nothing could leave, with the last of the reasons that stand in brackets."""
+    """A line for a network that kept everything, with the last of the reasons that stand in brackets."""
     reason = row["refused"].partition(" (")[2].rpartition("; ")[2]
     layer, _, why = reason.partition(": ")
-    return f"- {row['network']}: nothing leaves `{layer.strip(chr(39))}` or its like, since {why.partition(' (')[0]}."
+    layer, why = layer.strip("'"), why.partition(" (")[0]
+    return f"- {row['network']}: nothing leaves `{layer}` or its like, since {why}."
 
 
 def _short(number: int) -> str:

@@ -62,7 +62,9 @@ def reasons() -> Iterator[str]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 if node.func.attr in ("fix", "refuse", "join", "setdefault", "without"):
                     told = [*node.args, *(keyword.value for keyword in node.keywords)]
-            elif isinstance(node, ast.Assign) and re.search("reason|unread|_OTHER_KIND", ast.unparse(node.targets[0])):
+            elif isinstance(node, ast.Assign) and re.search(
+                "reason|unread|_OTHER_KIND", ast.unparse(node.targets[0])
+            ):
                 told = [node.value]
             for one in told:
                 for sentence in ast.walk(one):
