@@ -52,7 +52,7 @@ def report(
         repeats: timed calls of each, in turns; at least 6.
 
     Returns one dictionary per model: `parameters`, `zeros` (of all weights), `parameter_bytes`, `macs` for
-    one example (None for a model that `describe` does not understand), `latency_seconds` per batch (median)
+    one example (None for a model that `describe` cannot read), `latency_seconds` per batch (median)
     with its 95 % interval `low_seconds` and `high_seconds`, `peak_memory_bytes` of one call (see
     `peak_memory`). Printed as a table.
 

@@ -25,8 +25,8 @@ def describe(model: Any, example_input: Any = None) -> NetSpec:
             example, in evaluation mode.
 
     Dropout and identities are left out. What `NetSpec` has no operation for is refused by the name of the
-    module or layer; a description that would not give the model's outputs is never returned. Chapter 15
-    uses it.
+    module or layer; a description that would not give the model's outputs is never returned. Removing nodes
+    does not need a description: `prune` reads any model that runs. Chapter 15 uses it.
 
     Example:
         >>> import torch
@@ -68,7 +68,7 @@ class Described:
 
     @classmethod
     def of(cls, model: Any, example_input: Any = None) -> Described:
-        """Read `model`; refuses what is not understood, and a network without a node to remove."""
+        """Read `model`; refuses what `NetSpec` has no words for, and a network without a node to remove."""
         spec, paths, orders = read(model, example_input)
         coupling = couple(spec)
         if not coupling.size:

@@ -36,6 +36,7 @@ def importance(
     """How important each node of a model is, by layer: what ``prune(score=...)`` takes. The model stays.
 
     Parameters:
+        model: any that runs; for scores by data one that `describe` reads.
         score: by weights alone ``"l1"``, ``"l2"``, ``"bn_scale"``, ``"geometric_median"``, ``"random"``. By
             data ``"apoz"``, how often a node is not 0 behind its relu (Hu et al. 2016, who count zeros);
             ``"taylor"``, the first-order change of the loss, mean of its size over examples (Molchanov et

@@ -55,7 +55,8 @@ def prune(
     """Remove the weights, or nodes, of lowest score: set them to 0 in `model`, and return the masks.
 
     Parameters:
-        model: any torch module or built Keras 3 model; for nodes, one that `describe` understands.
+        model: any torch module that runs, or built Keras 3 model. For nodes and heads, what is not
+            understood in it is left whole, and ``masks.whole`` names it with the reason; the rest is pruned.
         sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count. Or a
             fraction for each layer or pattern, ``{"features.*": 0.5, "classifier": 0.9}``: the first that
             fits a layer holds, what none fits stays whole, and each layer is ranked by itself.
@@ -65,18 +66,21 @@ def prune(
         scope, allocation, granularity, previous: as in `make_masks`, which states the rules. With
             ``granularity="node"`` whole neurons and filters go: coupled ones together and counted as one,
             ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
-            The result is a `NodeMasks`, for `hold` and `remove_nodes`.
+            ``"head"`` does so with attention heads. The result is a `NodeMasks`, for `hold` and
+            `remove_nodes`.
         names: canonical names of the weights to rank; by default those of `prunable`.
         skip: layers, or patterns such as ``"layer4.*"``, that keep everything, with what they are coupled to.
         round_to: for nodes: then every coupled group keeps a multiple of this many, so that the sparsity is
             met less exactly; chapter 15 measures which multiples are fast.
         rounding: which multiple: ``"nearest"``, ``"up"`` (never fewer nodes than without `round_to`) or
             ``"down"`` (never more, but at least one multiple).
-        example_input: for nodes of a model that `build` did not make: a batch that it reads.
+        example_input: for nodes of a PyTorch model that `build` did not make, or of a subclassed Keras one: a
+            batch that it reads, as a tensor, a tuple of them, or a dict of arguments by name. What it does
+            not show (several tokens, a branch on data) cannot be checked: take one like your data.
         seed: of random scores.
 
     The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
-    changed: those of `make_masks`; an unknown score or name; nothing to prune.
+    changed: those of `make_masks`; an unknown score or name; nothing that can be pruned.
 
     Example:
         >>> from nnopt_lib import build, mlp

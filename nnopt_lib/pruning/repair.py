@@ -27,7 +27,7 @@ def recalibrate_batchnorm(model: Any, x: np.ndarray, *, batch_size: int = 256, d
     Removing nodes changes what later layers see, and the means and variances that normalization remembers
     are those of before; weights stay. Each becomes the average over batches of `x`, of about `batch_size`
     examples each, unbiased as in PyTorch's `update_bn`, in both frameworks. Use training data.
-    Errors: no batch normalization; a model that `describe` does not understand.
+    Errors: no batch normalization; a model that `describe` cannot read.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -64,7 +64,7 @@ def reconstruct(
     Returns for each refitted layer, under the model's own name, the mean squared error of its outputs before
     and after, relative to their variance; the second is never the larger. Refitting whole kernels to the
     outputs of before is He, Zhang & Sun's (2017) step; ThiNet (Luo et al. 2017) refits one scale per channel.
-    Errors: masks or weights that do not fit.
+    Errors: masks or weights that do not fit; a model that `describe` cannot read.
 
     Example:
         >>> from nnopt_lib import build, get_weights, load_data, mlp, prune

@@ -13,6 +13,7 @@ from typing import Any
 
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.course.book.coverage import coverage_table
+from nnopt_lib.course.book.tried import tried_tables
 from nnopt_lib.course.book.widgets import front_widget, masks_widget
 from nnopt_lib.data.page import overview
 from nnopt_lib.results.claims import family_size, published_band
@@ -34,6 +35,7 @@ def fill(
         "machines": lambda: machines_table(titles, read_machines()),
         "data": overview,
         "coverage": coverage_table,
+        "tried": tried_tables,
         "play-masks": masks_widget,
         "play-front": front_widget,
     }
