@@ -89,7 +89,7 @@ def check(
     x: Any,
     *,
     gone: str | None = None,
-    whole: str | None = None,
+    whole: str | list[str] | None = None,
     granularity: str = "node",
     fold: bool = False,
     trains: bool = True,
@@ -114,7 +114,7 @@ def check(
         assert sorted(masks) == sorted(gone.split())
         assert not any(mask.all() for mask in masks.values())
     if whole is not None:
-        assert sorted(masks.whole) == sorted(whole.split())
+        assert sorted(masks.whole) == sorted(whole.split() if isinstance(whole, str) else whole)
     small = nnopt.remove_nodes(model, masks, example_input=x, fold=fold)
     assert everything(model) == before
     assert type(small) is type(model)

@@ -122,9 +122,10 @@ def test_nodes_and_heads_are_told_apart():
     nodes, heads, both = (reading.channels(kind) for kind in ("node", "head", None))
     assert list(nodes.layers) == ["first"] and list(heads.layers) == ["second"]
     assert list(both.layers) == ["first", "second"]
-    # By nodes a layer of heads is no layer that stayed whole; by heads nothing else is spoken of.
-    assert nodes.whole == {"last": "outputs"} and heads.whole == {}
-    assert nodes.why_fixed("second") == ("What stays whole there: channels joined with such as cannot leave.")
+    # By nodes the layer of heads is named; by heads what has none is not spoken of.
+    said = "attention heads, which granularity='head' removes"
+    assert nodes.whole == {"second": said, "last": "outputs"} and heads.whole == {}
+    assert heads.why_fixed("first") == "What stays whole there: channels joined with such as cannot leave."
 
 
 def test_what_was_not_read_is_named():
