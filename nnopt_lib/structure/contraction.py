@@ -46,7 +46,7 @@ def contract(
     spread = [_aligned(one, names, out, shape) for one, names in zip(labels, letters, strict=True)]
     has = [bool((distinct(one) != NONE).any()) for one in spread]
     # Weights of attention, which are not 0 where queries and keys are, times values that are.
-    heads = heads or (all(has) and sorted(map(_zero, operands)) == [False, True])
+    heads = heads or (bool(summed) and all(has) and sorted(map(_zero, operands)) == [False, True])
     if heads:
         reading.heads.append(np.unique(np.concatenate([one[one != NONE].ravel() for one in spread])))
     if not any(has):

@@ -24,7 +24,7 @@ from nnopt_lib.structure.reading import TAUGHT
 
 _UNARY = (
     "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish tanh tanhshrink softshrink "
-    "hardshrink softsign sigmoid hardsigmoid logsigmoid softplus threshold clamp clip clamp_min "
+    "hardshrink softsign sigmoid hardsigmoid logsigmoid log_sigmoid softplus threshold clamp clip clamp_min "
     "clamp_max neg abs exp log sqrt rsqrt square sin cos erf float half double bfloat16 to type type_as "
     "contiguous clone detach requires_grad dropout dropout1d dropout2d dropout3d alpha_dropout "
     "feature_alpha_dropout round floor sign log1p expm1 reciprocal cpu cuda nan_to_num positive rrelu "
@@ -41,7 +41,8 @@ _BINARY = (
 @rule_for(_UNARY)
 def _unary(r: Reader, call: Call) -> Result:
     x = r.entries(call.args[0] if call.args else call.kwargs["input"])
-    if r.name_of(call) in ("to", "type", "type_as"):
+    name = r.name_of(call)
+    if name in ("to", "type", "type_as") or "dropout" in name:  # in evaluation mode nothing is dropped
         return x
     return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
 

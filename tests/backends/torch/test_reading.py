@@ -1,0 +1,617 @@
+"""Modules as people write them: what can leave leaves, what cannot is named, and nothing else changes."""
+
+import collections
+import dataclasses
+import functools
+import threading
+import types
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.torch
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402, N812
+from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+import nnopt_lib as nnopt  # noqa: E402
+from nnopt_lib.checks import NnoptError  # noqa: E402
+from tests.torch_architectures import drawn  # noqa: E402
+from tests.torch_reading import Net, check, everything, refused, run  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(3)
+
+
+def features(*shape):
+    return torch.randn(5, *shape)
+
+
+IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+
+
+def linears(**sizes):
+    return {name: nn.Linear(*size) for name, size in sizes.items()}
+
+
+def abc():
+    """A chain of three: what `a` and `b` make can leave."""
+    return linears(a=(4, 8), b=(8, 6), c=(6, 2))
+
+
+def convs(**sizes):
+    return {name: nn.Conv2d(*size, 3, padding=1) for name, size in sizes.items()}
+
+
+# ------------------------------------------------------------ parts that run in training only
+
+
+def deep(m, x):
+    x = m.a(x).relu()
+    y = m.b(x).relu()
+    return [m.c(y), m.side(x), m.other(y)] if m.training else m.c(y)
+
+
+def auxiliary(m, x):
+    x = m.a(x).relu()
+    out = {"out": m.b(x).mean((2, 3))}
+    if m.training:
+        out["aux"] = m.last(m.norm(m.hidden(x)).relu().mean((2, 3)))
+    return out
+
+
+def noisy(m, x):
+    x = m.a(x)
+    return m.c(m.b(x * m.scale if m.training else x).relu())
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "gone", "whole"),
+    [
+        (Net(deep, **abc(), side=nn.Linear(8, 3), other=nn.Linear(6, 2)), ROWS, "a b", "c side other"),
+        (
+            Net(
+                auxiliary,
+                **convs(a=(3, 8), b=(8, 2), hidden=(8, 6)),
+                norm=nn.BatchNorm2d(6),
+                last=nn.Linear(6, 3),
+            ),
+            IMAGES,
+            "a hidden",
+            "b last",
+        ),
+        (Net(noisy, **abc(), scale=nn.Parameter(torch.ones(8))), ROWS, "a b", "c"),
+    ],
+    ids=["deep supervision", "a head with layers of its own", "a parameter"],
+)
+def test_what_runs_in_training_only_is_cut_as_well(model, x, gone, whole):
+    check(model, x, gone=gone, whole=whole)
+
+
+# ------------------------------------------------------------ attributes
+
+
+class Anchored(nn.Module):
+    """Keeps tensors, arrays and a lock outside its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.strides = torch.tensor([8.0, 16.0])
+        self.anchors = [torch.ones(2, 2), {"first": torch.zeros(3)}]
+        self.learned = torch.ones(2, requires_grad=True)
+        self.array, self.lock = np.arange(3), threading.Lock()
+        self.seen = None
+
+    def forward(self, x):
+        self.seen = self.a(x)
+        return self.b(self.seen.relu()) * self.strides + self.learned
+
+
+def test_attributes_that_are_tensors_stay():
+    model = Anchored()
+    small, _ = check(model, ROWS, gone="a", whole="b", trains=False)
+    assert torch.equal(small.strides, model.strides) and torch.equal(small.anchors[0], torch.ones(2, 2))
+    assert small.strides is not model.strides and small.anchors[1]["first"] is not model.anchors[1]["first"]
+    assert np.array_equal(small.array, model.array) and small.learned.requires_grad
+    assert small.seen.shape == (5, 4)
+
+
+def test_a_tensor_that_is_no_parameter_keeps_its_size_and_so_does_what_it_meets():
+    model = Net(lambda m, x: m.c(m.b(m.a(x) + m.kept).relu()), **abc(), kept=torch.ones(8))
+    _, masks = check(model, ROWS, gone="b", whole="a c")
+    assert masks.whole["a"] == "added to, or multiplied with, values whose channels all stay in Net"
+
+
+# ------------------------------------------------------------ tied weights
+
+
+def tied_linear():
+    model = Net(
+        lambda m, x: m.c(m.b(m.a(m.i(x).relu()).relu()).relu()),
+        **linears(i=(4, 8), a=(8, 8), b=(8, 8), c=(8, 2)),
+    )
+    model.b.weight = model.a.weight
+    return model
+
+
+def tied_words(body):
+    model = Net(body, e=nn.Embedding(11, 6), a=nn.Linear(6, 8), b=nn.Linear(8, 6), o=nn.Linear(6, 11))
+    model.o.weight = model.e.weight
+    return model
+
+
+def twice():
+    model = Net(lambda m, x: m.c(m.b(m.again(m.b(m.a(x)).relu()))), **linears(a=(4, 8), b=(8, 8), c=(8, 2)))
+    model.again = model.b
+    return model
+
+
+WORDS = torch.arange(10).reshape(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "gone", "whole"),
+    [
+        (tied_linear(), ROWS, "i a", "c"),
+        (tied_words(lambda m, x: m.o(m.b(m.a(m.e(x)).relu()))), WORDS, "a e b", ["e (axis 0)"]),
+        (tied_words(lambda m, x: m.o(m.e(x) + m.b(m.a(m.e(x)).relu()))), WORDS, "a e b", ["e (axis 0)"]),
+        (twice(), ROWS, "a b", "c"),
+    ],
+    ids=["linear", "words in and out", "words in and out, with a residual", "one module three times"],
+)
+def test_tied_weights_stay_tied(model, x, gone, whole):
+    small, _ = check(model, x, gone=gone, whole=whole)
+    names = {name for name, _ in model.named_parameters()}
+    assert {name for name, _ in small.named_parameters()} == names
+
+
+# ------------------------------------------------------------ inputs
+
+
+class Keywords(nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.a, self.b, self.c, self.read = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2), read
+
+    def forward(self, x, y=None, *, scale=1.0):
+        parts = self.read(x, y)
+        return self.c(self.b(sum(self.a(one) for one in parts) * scale).relu())
+
+
+@pytest.mark.parametrize(
+    ("read", "x"),
+    [
+        (lambda x, y: [x, y], (ROWS, ROWS + 1)),
+        (lambda x, y: [x, y], [ROWS, ROWS.clone()]),
+        (lambda x, y: [x, y], {"x": ROWS, "y": ROWS - 1, "scale": 2.0}),
+        (lambda x, y: [x] if y is None else [x, y], (ROWS, None)),
+        (lambda x, y: [*x, y["last"]], ((ROWS, ROWS + 1), {"last": ROWS})),
+        (lambda x, y: x["pair"], ({"pair": [ROWS, ROWS]},)),
+        (lambda x, y: [x * y], (ROWS, torch.tensor(2.0))),
+        (lambda x, y: [x.masked_fill(y, 0.0)], (ROWS, ROWS > 0)),
+    ],
+    ids=["tuple", "list", "keyword", "None", "nested", "dict", "scalar", "bool"],
+)
+def test_inputs_of_every_kind(read, x):
+    check(Keywords(read), x, gone="a b", whole="c")
+
+
+def test_one_dict_as_the_only_argument():
+    model = drawn(Net(lambda m, given: m.c(m.b(m.a(given["image"])).relu()), **abc()))
+    example = ({"image": ROWS, "name": "first"},)
+    check(model, example, gone="a b", whole="c")
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, batch):
+        return self.b(self.a(batch["image"]).relu())
+
+
+def test_a_dict_whose_keys_are_no_arguments_is_the_argument():
+    model = drawn(Named())
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input={"image": ROWS, "id": [3]})
+    assert list(masks) == ["a"]
+    small = nnopt.remove_nodes(model, masks, example_input={"image": ROWS, "id": [3]})
+    torch.testing.assert_close(small({"image": ROWS}), model({"image": ROWS}), atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------ outputs
+
+Pair = collections.namedtuple("Pair", "one two")
+
+
+class Output:
+    def __init__(self, one, two):
+        self.one, self.two, self.name = one, [two], "anything"
+
+
+@dataclasses.dataclass
+class Result:
+    one: torch.Tensor
+    two: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        lambda one, two: (one, two),
+        lambda one, two: [one, [two, None]],
+        lambda one, two: {"one": one, "deeper": {"two": two}},
+        Pair,
+        Result,
+        Output,
+        lambda one, two: types.SimpleNamespace(one=one, two=two),
+    ],
+    ids=["tuple", "list", "dict", "namedtuple", "dataclass", "object", "namespace"],
+)
+def test_outputs_of_every_kind_keep_all_their_channels(output):
+    model = Net(lambda m, x: output(m.c(m.b(m.a(x)).relu()), m.d(m.a(x))), **abc(), d=nn.Linear(8, 3))
+    small, _ = check(model, ROWS, gone="a b", whole="c d")
+    assert type(small(ROWS)) is type(model(ROWS))
+
+
+def test_a_layer_that_is_an_output_and_read_on_stays_whole():
+    _, masks = check(Net(lambda m, x: (m.c(m.b(m.a(x))), m.a(x)), **abc()), ROWS, gone="b", whole="a c")
+    assert masks.whole["a"] == "its channels are outputs of the model"
+
+
+# ------------------------------------------------------------ concatenations
+
+
+def dense(join):
+    def body(m, x):
+        found = [m.i(x)]
+        found.append(m.a(join(found).relu()))
+        found.append(m.b(join(found).relu()))
+        return m.o(join(found).relu())
+
+    return Net(body, **convs(i=(3, 8), a=(8, 6), b=(14, 4), o=(18, 2)))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda found: torch.cat(found, 1),
+        lambda found: torch.cat(tuple(found), dim=-3),
+        lambda found: torch.concat(found, dim=1),
+        lambda found: torch.hstack(found),
+        lambda found: found[0] if len(found) == 1 else torch.cat(found, 1),
+    ],
+)
+def test_lists_of_one_and_of_several_are_concatenated(join):
+    check(dense(join), IMAGES, gone="i a b", whole="o")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_stacked_channels_leave_together(count):
+    model = Net(
+        lambda m, x: m.c(torch.stack([m.a(x), m.b(x)] if count == 2 else [m.a(x)], 1).sum(1).relu()),
+        **linears(a=(4, 8), c=(8, 2)),
+    )
+    if count == 2:
+        model.b = nn.Linear(4, 8)
+    _, masks = check(model, ROWS, gone="a b"[: 2 * count - 1], whole="c")
+    assert count == 1 or np.array_equal(masks["a"], masks["b"])
+
+
+# ------------------------------------------------------------ activations
+
+ZERO_AT_ZERO = [
+    *(nn.ReLU(True), nn.ReLU6(), nn.LeakyReLU(0.1), nn.Hardswish(), nn.PReLU(), nn.PReLU(8), nn.ELU()),
+    *(nn.Mish(), nn.Hardtanh(), nn.SELU(), nn.CELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Tanh()),
+    *(nn.Softsign(), nn.Tanhshrink(), nn.Softshrink(), nn.Hardshrink(), nn.RReLU(), nn.Dropout()),
+    *(nn.Identity(), nn.Dropout1d(), nn.AlphaDropout()),
+]
+ZERO_AT_ZERO_FUNCTIONS = [
+    lambda x: x * torch.sigmoid(1.702 * x),
+    lambda x: x.clamp(-1, 6) - x.abs() / 3,
+    lambda x: torch.sin(x) + torch.expm1(x) + x**2,
+    lambda x: torch.where(x > 0, x, 0.01 * x),
+    lambda x: torch.max(x, 0.1 * x),
+    lambda x: x.mul_(2).relu_(),
+    lambda x: x * F.relu6(x + 3) / 6,
+    lambda x: F.hardtanh(x, 0.0, 6.0),
+    lambda x: x.masked_fill(x < 0, 0.0),
+    lambda x: F.threshold(x, 0.1, 0.0),
+]
+CONSTANT_AT_ZERO = [
+    *(nn.Sigmoid(), nn.Hardsigmoid(), nn.Softplus(), nn.LogSigmoid(), nn.Threshold(0.1, 20.0)),
+    *(torch.cos, torch.exp, lambda x: x + 1, lambda x: 1 - x.relu(), lambda x: x.sigmoid().cos()),
+    lambda x: x.clamp(min=0.3),
+]
+
+
+def around(act, size=8):
+    layer = act if isinstance(act, nn.Module) else None
+    return Net(
+        lambda m, x: m.c(m.b(act(m.a(x)) if layer is None else m.act(m.a(x))).relu()),
+        **linears(a=(4, size), b=(size, 6), c=(6, 2)),
+        act=layer,
+    )
+
+
+@pytest.mark.parametrize("act", [*ZERO_AT_ZERO, *ZERO_AT_ZERO_FUNCTIONS], ids=str)
+def test_activations_that_are_0_at_0(act):
+    draws = "Dropout" in str(act) or "RReLU" in str(act)
+    check(around(act), ROWS, gone="a b", whole="c", trains=not draws)
+
+
+@pytest.mark.parametrize("act", CONSTANT_AT_ZERO, ids=str)
+def test_activations_that_are_not_0_at_0_are_folded_or_refused(act):
+    model = around(act)
+    check(model, ROWS, gone="a b", whole="c", fold=True)
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", scope="layer", example_input=ROWS)
+    before = everything(model)
+    with pytest.raises(NnoptError) as error:
+        nnopt.remove_nodes(model, masks, example_input=ROWS)
+    constant = act(torch.zeros(()))
+    assert str(error.value) == (
+        "removing nodes that layer 'b' reads would change its outputs; received an activation that makes "
+        f"{float(constant):.3g} of their 0, and fold=False. Pass fold=True to add it to the layer's bias "
+        "(under zero padding, borders differ)."
+    )
+    assert everything(model) == before
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        nn.LogSoftmax(1),
+        nn.Softmax(dim=-1),
+        nn.Softmin(1),
+        lambda x: F.softmax(x, 1),
+        lambda x: x.log_softmax(-1),
+        lambda x: x.softmax(1).argmax(1),
+        lambda x: (x.exp() / x.exp().sum(1, keepdim=True), x.topk(1).values),
+        nn.Sigmoid(),
+    ],
+)
+def test_outputs_that_end_in_a_softmax(end):
+    check(Net(lambda m, x: end(m.c(m.b(m.a(x)).relu())), **abc()), ROWS, gone="a b", whole="c", trains=False)
+
+
+def test_a_softmax_over_channels_is_a_barrier_and_one_over_positions_is_none():
+    model = Net(
+        lambda m, x: m.c(m.b(m.a(x).softmax(-1)).relu().transpose(0, 1).softmax(0).transpose(0, 1)), **abc()
+    )
+    text = "read together with other channels by 'softmax' in Net"
+    assert refused(model, ROWS) == (
+        "a model to prune by nodes needs a layer whose outputs another layer reads; received none "
+        f"('a': {text}; 'b': {text}; 'c': its channels are outputs of the model)."
+    )
+    gate = Net(
+        lambda m, x: m.b(m.a(x) * m.g(x).flatten(2).softmax(2).view_as(m.a(x))),
+        **{"a": nn.Conv2d(3, 8, 1), "g": nn.Conv2d(3, 8, 1), "b": nn.Conv2d(8, 2, 1)},
+    )
+    _, masks = check(gate, IMAGES, gone="a g", whole="b")
+    assert np.array_equal(masks["a"], masks["g"])
+
+
+# ------------------------------------------------------------ pools, resizing
+
+
+@pytest.mark.parametrize("side", [4, 8, 13])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AdaptiveAvgPool2d((4, 4)),
+        nn.AdaptiveMaxPool2d(4),
+        lambda x: F.adaptive_avg_pool2d(x, (4, 4)),
+        lambda x: F.adaptive_max_pool2d(F.pad(x, (1, 1, 1, 1)), 4),
+        lambda x: F.interpolate(x, (4, 4), mode="area"),
+    ],
+    ids=["avg", "max", "function", "padded", "area"],
+)
+def test_adaptive_pools_before_a_dense_layer(pool, side):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Identity(),
+        nn.Flatten(),
+        nn.Linear(128, 6),
+        nn.Tanh(),
+        nn.Linear(6, 2),
+    )
+    model[2] = pool if isinstance(pool, nn.Module) else Net(lambda m, x: pool(x))
+    check(model, torch.randn(2, 3, side, side), gone="0 4", whole="6")
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.amax(dim=(-1, -2)),
+        lambda x: x.flatten(2).max(2)[0],
+        lambda x: F.avg_pool2d(x, x.shape[-2:]).squeeze(-1).squeeze(-1),
+        lambda x: F.max_pool2d(x, 8)[:, :, 0, 0],
+        lambda x: F.lp_pool2d(x, 2, 8).flatten(1),
+        lambda x: x.view(x.size(0), x.size(1), -1).sum(-1),
+        lambda x: F.avg_pool2d(x, 3, 2, 1).std((2, 3)),
+        lambda x: x.reshape(x.shape[0], -1, 64).mean(2),
+    ],
+)
+def test_pools_over_all_positions(pool):
+    model = Net(
+        lambda m, x: m.c(pool(m.b(m.a(x).relu()).relu())), **convs(a=(3, 8), b=(8, 6)), c=nn.Linear(6, 2)
+    )
+    check(model, IMAGES, gone="a b", whole="c")
+
+
+def unet(m, x):
+    side = m.a(x).relu()
+    up = m.up(m.b(F.max_pool2d(side, 2)).relu())
+    return m.o(torch.cat([side, F.interpolate(up, side.shape[2:]) if up.shape != side.shape else up], 1))
+
+
+@pytest.mark.parametrize(
+    ("up", "inner", "gone"),
+    [
+        (nn.Upsample(scale_factor=2), 6, "a b"),
+        (nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), 6, "a b"),
+        (nn.UpsamplingNearest2d(scale_factor=2), 6, "a b"),
+        (nn.ConvTranspose2d(8, 6, 2, 2), 8, "a b up"),
+        (nn.ConvTranspose2d(8, 6, 4, 2, 1, groups=2), 8, "a b up"),
+        (nn.ConvTranspose2d(6, 6, 2, 2, groups=6, bias=False), 6, "a b up"),
+        (nn.PixelShuffle(2), 24, "a b"),
+        (nn.Sequential(nn.Conv2d(6, 24, 1), nn.PixelShuffle(2), nn.PReLU(6)), 6, "a b up.0"),
+        (nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(6, 6, 3)), 6, "a b up.1"),
+    ],
+    ids=["nearest", "bilinear", "old", "transposed", "groups", "depthwise", "shuffle", "subpixel", "resized"],
+)
+def test_ways_up_in_a_unet(up, inner, gone):
+    model = Net(
+        unet,
+        a=nn.Conv2d(3, 8, 3, padding=1),
+        b=nn.Conv2d(8, inner, 3, padding=1),
+        up=up,
+        o=nn.Conv2d(14, 2, 1),
+    )
+    check(model, IMAGES, gone=gone, whole="o")
+
+
+def test_a_pyramid_adds_what_comes_from_above():
+    def body(m, x):
+        fine = m.a(x).relu()
+        coarse = m.b(F.avg_pool2d(fine, 2)).relu()
+        top = m.p(coarse)
+        return m.o(F.interpolate(top, size=fine.shape[-2:], mode="nearest") + m.q(fine)), m.o(top)
+
+    model = Net(body, **convs(a=(3, 8), b=(8, 6), p=(6, 7), q=(8, 7), o=(7, 2)))
+    _, masks = check(model, IMAGES, gone="a b p q", whole="o")
+    assert np.array_equal(masks["p"], masks["q"])
+
+
+def test_pixels_that_are_folded_into_channels():
+    model = Net(
+        lambda m, x: m.c(F.pixel_unshuffle(m.a(x).relu(), 2)), a=nn.Conv2d(3, 6, 1), c=nn.Conv2d(24, 2, 1)
+    )
+    check(model, IMAGES, gone="a", whole="c")
+
+
+# ------------------------------------------------------------ subclasses
+
+
+class Same(nn.Conv2d):
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2)
+
+
+class Norm(nn.BatchNorm2d):
+    pass
+
+
+class Activated(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class Chain(nn.Sequential):
+    def forward(self, x):
+        for layer in self[::-1][::-1]:
+            x = layer(x)
+        return x
+
+
+class Standardized(nn.Conv2d):
+    """Its kernel is computed anew at each call."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def test_subclasses_are_read_as_what_they_do():
+    model = Chain(
+        Same(3, 8, 3), Norm(8), nn.ReLU(), nn.Flatten(), Activated(512, 6), Activated(6, 5), nn.Linear(5, 2)
+    )
+    small, _ = check(model, IMAGES, gone="0 4 5", whole="6")
+    assert (
+        type(small[0]) is Same and type(small[1]) is Norm and small[1].num_features == small[0].out_channels
+    )
+    assert (small[4].in_features, small[4].out_features) == small[4].weight.shape[::-1]
+
+
+def test_a_layer_that_computes_its_kernel_is_named_and_what_it_reads_stays():
+    layers = [
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        Standardized(8, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(6, 5, 1),
+        nn.ReLU(),
+    ]
+    _, masks = check(nn.Sequential(*layers, nn.Conv2d(5, 2, 1)), IMAGES, gone="4", whole="0 2 6")
+    assert masks.whole == {
+        "0": "read by '2', which computes its kernel from other tensors in Standardized",
+        "2": "it computes its kernel from other tensors",
+        "6": "its channels are outputs of the model",
+    }
+
+
+# ------------------------------------------------------------ squeeze and excitation
+
+
+def gate_view(m, x):
+    batch, channels, _, _ = x.shape
+    return x * m.up(m.down(F.adaptive_avg_pool2d(x, 1).view(batch, channels)).relu()).sigmoid().view(
+        batch, channels, 1, 1
+    )
+
+
+def gate_expand(m, x):
+    return x * m.up(m.down(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None].expand_as(x)
+
+
+def gate_einsum(m, x):
+    return torch.einsum("bchw,bc->bchw", x, torch.sigmoid(m.up(F.relu(m.down(x.mean(dim=[-1, -2]))))))
+
+
+def gate_full(m, x):
+    y = F.avg_pool2d(x, kernel_size=x.size(2))
+    return torch.mul(x, F.hardsigmoid(m.up(F.silu(m.down(y.flatten(1))))).unflatten(1, (-1, 1, 1)))
+
+
+def gate_kernels(m, x):
+    y = x.mean((2, 3), keepdim=True)
+    y = F.conv2d(y, m.down.weight[:, :, None, None], m.down.bias).relu()
+    return x * m.up(y.flatten(1)).sigmoid().unsqueeze(2).unsqueeze(3)
+
+
+def gate_plus(m, x):
+    return x + x * (1 + torch.tanh(m.up(m.down(x.amax((2, 3))).relu()).reshape(-1, x.shape[1], 1, 1)))
+
+
+@pytest.mark.parametrize("gate", [gate_view, gate_expand, gate_einsum, gate_full, gate_plus])
+def test_squeeze_and_excitation(gate):
+    model = Net(
+        lambda m, x: m.o(gate(m, m.n(m.a(x)).relu()).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 3),
+        n=nn.BatchNorm2d(8),
+        down=nn.Linear(8, 4),
+        up=nn.Linear(4, 8),
+        o=nn.Linear(8, 2),
+    )
+    small, masks = check(model, IMAGES, gone="a down up", whole="o")
+    assert np.array_equal(masks["a"], masks["up"]) and small.down.weight.shape == (2, 4)
+
+
+def test_a_gate_whose_kernel_is_moved_first_stays():
+    model = Net(
+        lambda m, x: m.o(gate_kernels(m, m.a(x).relu()).mean((2, 3))),
+        a=nn.Conv2d(3, 8, 3),
+        down=nn.Linear(8, 4),
+        up=nn.Linear(4, 8),
+        o=nn.Linear(8, 2),
+    )
+    sentence = refused(model, IMAGES)
+    assert "it computes its kernel from other tensors" in sentence
