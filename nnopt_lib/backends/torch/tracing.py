@@ -29,6 +29,8 @@ PART = (
     object()
 )  # the target of one of several tensors that a call gave: its arguments are the call and a number
 _INDICES = (torch.int64, torch.int32, torch.bool)
+# Most arguments: they hold no tensor, and are told by a look at their type.
+_PLAIN = {int, float, bool, str, type(None), torch.dtype, torch.device}
 # What may be asked of a tensor: none of it depends on the numbers in it.
 _ASKED = {
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_contiguous", "__len__", "__get__"),
@@ -111,6 +113,8 @@ def calls_in(value: Any) -> list[Call]:
     """The calls in the place of tensors, in order."""
     if isinstance(value, Call):
         return [value]
+    if type(value) in _PLAIN:
+        return []
     inside: Any = value.values() if isinstance(value, dict) else value
     if isinstance(value, (list, tuple, dict)):
         return [call for one in inside for call in calls_in(one)]
@@ -153,6 +157,7 @@ class _Recorder(TorchFunctionMode):
         self.model = model
         self.calls: list[Call] = []
         self.made: dict[int, tuple[Call, ref[torch.Tensor]]] = {}  # by identity, which may come again
+        self.memory: dict[int, list[tuple[Call, ref[torch.Tensor]]]] = {}  # the same by where it lies
         self.names: dict[str, int] = {}
         owned = [*model.named_buffers(), *model.named_parameters()]
         self.owned = {id(tensor): name for name, tensor in reversed(owned)}
@@ -167,15 +172,24 @@ class _Recorder(TorchFunctionMode):
             call.shape = tuple(value.shape)
             if value.dtype in _INDICES:
                 call.tensor = value
-            self.made[id(value)] = (call, ref(value))
+            self._remember(call, value)
             return
         for number, tensor in enumerate(tensors_in(value)):
             part = Call(f"{call.name}[{number}]", PART, (call, number), {}, tuple(tensor.shape))
             self.calls.append(part)
-            self.made[id(tensor)] = (part, ref(tensor))
+            self._remember(part, tensor)
+
+    def _remember(self, call: Call, tensor: torch.Tensor) -> None:
+        entry = self.made[id(tensor)] = (call, ref(tensor))
+        at = self.memory.setdefault(_place(tensor), [])
+        # Memory is given again, too; of a tensor that was written to in place the last call stands.
+        at[:] = [one for one in at if (other := one[1]()) is not None and other is not tensor]
+        at.append(entry)
 
     def calls_for(self, value: Any) -> Any:
         """`value` with calls in the place of tensors."""
+        if type(value) in _PLAIN:
+            return value
         if isinstance(value, torch.Tensor):
             entry = self.made.get(id(value))
             # An identity is given again once its tensor is gone: the reference says whether it is the same.
@@ -201,13 +215,10 @@ class _Recorder(TorchFunctionMode):
         """The calls whose values, where they still live, share memory with this one."""
         if not isinstance(value, torch.Tensor):
             return ()
-        memory = value.untyped_storage().data_ptr()
-        living = [(call, tensor()) for call, tensor in self.made.values()]
-        return tuple(
-            call
-            for call, tensor in living
-            if tensor is not None and tensor is not value and tensor.untyped_storage().data_ptr() == memory
-        )
+        if not (place := _place(value)):
+            return ()
+        living = [(call, tensor()) for call, tensor in self.memory.get(place, ())]
+        return tuple(call for call, tensor in living if tensor is not None and tensor is not value)
 
     def inside(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """In the place of the `forward` of a module whose operations are written down."""
@@ -262,6 +273,14 @@ class _Recorder(TorchFunctionMode):
         return value
 
 
+def _place(tensor: torch.Tensor) -> int:
+    """Where its numbers lie in memory; 0 for what has no one place (a sparse tensor)."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
 def parts_of(value: Any) -> list[Any] | None:
     """What a container or an object of somebody's own holds, in order; None for anything else."""
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -279,6 +298,8 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors of lists, tuples, dicts, dataclasses and other objects, in order."""
     if isinstance(value, torch.Tensor):
         yield value
+        return
+    if type(value) in _PLAIN:
         return
     for one in parts_of(value) or ():
         yield from tensors_in(one)
