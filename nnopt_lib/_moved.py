@@ -61,7 +61,7 @@ MOVED = {
     "play": ["course.book.widgets"],
     "pruning": ["pruning.prune", "pruning.iterative"],
     "published": ["results.staleness", "paths"],
-    "removal": ["pruning.removal", "pruning.node_masks", "structure.edits.resize"],
+    "removal": ["models.channels", "pruning.node_masks", "structure.edits.resize"],
     "replication": ["structure.edits.resize", "structure.weights", "structure.spec", "structure.edits.widen"],
     "running": ["course.chapters.run"],
     "sandbox": ["course.labs.sandbox.sandbox"],

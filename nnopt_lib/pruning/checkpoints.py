@@ -130,7 +130,7 @@ def _cut_as_saved(
     if len(names) < len(recipe["kept"]):
         missing = next(layer for layer in recipe["kept"] if layer not in names)
         refuse(rule, f"one for another (with a layer {missing!r} whose nodes left)")
-    result = cut_model(model, read_model, channels.kept(kept), True, compare=False)
+    result = cut_model(model, read_model, channels.kept(kept), True)
     shapes = {name: value.shape for name, value in backend_of(result).get_weights(result).items()}
     # In the same order: Keras numbers its layers on.
     values = dict(zip(shapes, weights.values(), strict=False)) if set(shapes) != set(weights) else weights

@@ -33,7 +33,7 @@ class NodeMasks(Masks):
     Example:
         >>> from nnopt_lib import build, mlp, prune
         >>> prune(build(mlp((8,), inputs=4, outputs=2)), sparsity=0.5, granularity="node")
-        NodeMasks(sparsity 0.5: 4 of 8 nodes removed, 1 array)
+        NodeMasks(sparsity 0.5: 4 of 8 nodes removed, 1 array; 1 layer whole, see .whole)
     """
 
     _unit = "nodes"

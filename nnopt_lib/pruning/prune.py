@@ -89,31 +89,28 @@ def prune(
     """
     if granularity in NODE_KINDS:
         options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
-        options["skip"] = skip
-        options |= {"granularity": granularity}
-        options |= {"round_to": round_to, "rounding": rounding}
+        options |= {"skip": skip, "granularity": granularity, "round_to": round_to, "rounding": rounding}
         return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
-    for option, given in (("round_to", round_to != 1), ("rounding", rounding != "nearest")):
-        if given:
-            refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
+    if round_to != 1 or rounding != "nearest":
+        option = "rounding" if round_to == 1 else "round_to"
+        refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
     scores = _weight_scores(model, "magnitude" if score is None else score, names, previous, seed)
-    kind: dict[str, Any] = {"scope": scope, "allocation": allocation, "granularity": granularity}
-    if skip or isinstance(sparsity, Mapping):
-        masks = _masks_by_layer(scores, sparsity, skip, previous, kind)
-    else:
-        masks = make_masks(scores, sparsity=sparsity, previous=previous, **kind)
+    kind = {"scope": scope, "allocation": allocation, "granularity": granularity}
+    masks = _weight_masks(scores, sparsity, skip, previous, kind)
     mask_backend_of(model).apply(model, masks)
     return masks
 
 
-def _masks_by_layer(
+def _weight_masks(
     scores: Mapping[str, np.ndarray],
     sparsity: float | Mapping[str, float] | None,
     skip: Sequence[str],
     previous: Masks | None,
     kind: dict[str, Any],
 ) -> Masks:
-    """Masks of single weights where some layers are left out, or each has its own sparsity."""
+    """Masks of single weights, also where some layers are left out, or each has its own sparsity."""
+    if not skip and not isinstance(sparsity, Mapping):
+        return make_masks(scores, sparsity=sparsity, previous=previous, **kind)
     layers = {name: layer_of(name) for name in scores}
     skipped = matching(skip, layers.values(), "skip")
     left = [name for name in scores if layers[name] not in skipped]

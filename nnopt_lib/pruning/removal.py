@@ -70,7 +70,7 @@ def remove_nodes(model: Any, masks: Masks, *, example_input: Any = None, fold: b
     return result
 
 
-def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool, *, compare: bool = True) -> Any:
+def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool) -> Any:
     """A copy of `model` without the nodes that are not kept; it was run beside the masked model."""
     channels, backend = read.channels, removal_backend_of(model)
     added, exact = folded(model, channels, kept, fold=fold)
@@ -78,7 +78,7 @@ def cut_model(model: Any, read: ReadModel, kept: np.ndarray, fold: bool, *, comp
     spec = getattr(model, "spec", None)
     if isinstance(spec, NetSpec):
         small.spec = _smaller_spec(spec, channels, kept, added)
-    problem = backend.difference(model, small, channels, kept, read.details) if exact and compare else None
+    problem = backend.difference(model, small, channels, kept, read.details) if exact else None
     places = {where for where, _ in read.reading.sized}
     if problem and [where for where in places if backend.another_way(read.details, where)]:
         small = backend.cut(model, channels, kept, read.details, added)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from nnopt_lib.backends.torch.attention import FewerHeads
-from nnopt_lib.backends.torch.build import _unwrapped
+from nnopt_lib.backends.torch.build import _unwrapped, tree
 from nnopt_lib.backends.torch.reading import Details, unchanged
 from nnopt_lib.backends.torch.rewriting import counted, rewritten
 from nnopt_lib.backends.torch.tracing import tensors_in
@@ -45,7 +45,7 @@ def cut(
         stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
         if not stays.all():
             indices.setdefault(axis.tensor, {})[axis.axis] = torch.from_numpy(np.flatnonzero(stays))
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(tree(model, shared=True))
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for name, by_axis in indices.items():
@@ -61,7 +61,7 @@ def cut(
         small = _copied(model, memo)
     except Exception as error:
         refuse(f"{type(model).__name__} must be copied by copy.deepcopy to be cut", _in_words(error))
-    copies = dict(small.named_modules(remove_duplicate=False))
+    copies = dict(tree(small, shared=True))
     _set_sizes(copies, indices, channels, kept, details)
     for name, amount in (added or {}).items():
         path, _ = details.owners[name][0]
@@ -72,7 +72,8 @@ def cut(
         if heads is not None and not np.where(heads == FIXED, True, kept[heads]).all():
             parent, _, child = path.rpartition(".")
             count = int(np.where(heads == FIXED, True, kept[heads]).sum())
-            setattr(copies[parent], child, FewerHeads(copies[path], count, len(labels)))
+            attention: Any = copies[path]
+            setattr(copies[parent], child, FewerHeads(attention, count, len(labels)))
     return small
 
 
@@ -240,7 +241,7 @@ class _Watch(TorchFunctionMode):
 
 def _mask(model: nn.Module, channels: Channels, kept: np.ndarray, details: Details) -> None:
     """Set to 0 what masks of these nodes remove, in the model's own tensors."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(tree(model, shared=True))
     for axis in channels.axes:
         stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
         if axis.part and not stays.all():

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import threading
 import types
 
@@ -14,12 +13,11 @@ pytestmark = pytest.mark.torch
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import nn  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import nnopt_lib as nnopt  # noqa: E402
 from nnopt_lib.checks import NnoptError  # noqa: E402
 from tests.torch_architectures import drawn  # noqa: E402
-from tests.torch_reading import Net, check, everything, refused, run  # noqa: E402
+from tests.torch_reading import Net, check, everything, refused  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
