@@ -125,6 +125,8 @@ def _set_sizes(
         norm: Any = copies[path]
         norm.num_groups = _left(nodes, kept)
         norm.num_channels = norm.num_channels // len(labels) * norm.num_groups
+    for path, labels in details.features.items():
+        copies[path].num_features = _left(channels.number[labels], kept)  # type: ignore[assignment]
     for path, labels in details.sizes:
         nodes = channels.number[labels]
         size, left = len(labels), int(np.where(nodes == FIXED, True, kept[nodes]).any(1).sum())
@@ -183,10 +185,10 @@ def difference(
         watch = _Watch(model)
         with watch:
             given = _outputs(small, args, kwargs)
-        if isinstance(given, str):
-            return given
         if watch.met:
             return "its code holds layers of the model itself (in a lambda, a nested function or a hook)"
+        if isinstance(given, str):
+            return given
         if [one.shape for one in expected] != [one.shape for one in given]:
             return "its outputs have another shape"
         for right, output in zip(expected, given, strict=True):

@@ -613,3 +613,293 @@ def test_a_gate_whose_kernel_is_moved_first_stays():
     )
     sentence = refused(model, IMAGES)
     assert "it computes its kernel from other tensors" in sentence
+
+
+# ------------------------------------------------------------ closures that hold the model
+
+
+class Closure(nn.Module):
+    """Its forward goes by way of something that holds layers of the module itself."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+        self.how = how(self)
+
+    def forward(self, x):
+        return self.c(self.how(x).relu())
+
+
+def nested(m):
+    def inner(x):
+        return m.b(m.a(x).relu())
+
+    return inner
+
+
+class Callable:
+    def __init__(self, m):
+        self.layers = [m.a, m.b]
+
+    def __call__(self, x):
+        return self.layers[1](self.layers[0](x).relu())
+
+
+def by_hook(m):
+    m.a.register_forward_hook(lambda module, args, output: m.b(output.relu()))
+    return m.a
+
+
+HELD = "its code holds layers of the model itself (in a lambda, a nested function or a hook)"
+
+
+@pytest.mark.parametrize(
+    "how", [lambda m: lambda x: m.b(m.a(x).relu()), nested, by_hook], ids=["lambda", "nested", "hook"]
+)
+def test_a_closure_that_holds_the_model_is_refused(how):
+    model = Closure(how)
+    model.train()
+    model(ROWS).sum().backward()
+    sentence = refused(model, ROWS)
+    assert HELD in sentence and sentence.startswith("a model to prune by nodes needs a layer ")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Callable,
+        lambda m: functools.partial(lambda a, b, x: b(a(x).relu()), m.a, m.b),
+        lambda m: types.MethodType(lambda m, x: m.b(m.a(x).relu()), m),
+    ],
+    ids=["object", "partial", "method"],
+)
+def test_what_deepcopy_follows_is_cut_as_well(how):
+    check(Closure(how), ROWS, gone="a b", whole="c")
+
+
+def test_hooks_run_in_the_smaller_model_too():
+    model = Net(lambda m, x: m.c(m.b(m.a(x).relu())), **abc())
+    model.a.register_forward_hook(lambda module, args, output: 2 * output)
+    model.b.register_forward_pre_hook(lambda module, args: (args[0].clamp(max=3),))
+    model.c.register_full_backward_hook(lambda module, inputs, outputs: None)
+    small, _ = check(model, ROWS, gone="a b", whole="c")
+    assert [len(one._forward_hooks) for one in (small.a, small.b)] == [1, 0]
+
+
+# ------------------------------------------------------------ normalizations
+
+
+def test_group_normalization_loses_whole_groups():
+    model = Net(
+        lambda m, x: m.c(m.g(m.a(x)).relu()),
+        a=nn.Conv2d(3, 12, 3),
+        g=nn.GroupNorm(4, 12),
+        c=nn.Conv2d(12, 2, 1),
+    )
+    small, masks = check(model, IMAGES, gone="a", whole="c")
+    rows = masks["a"].reshape(4, 3)
+    assert masks.size == 4 and (rows == rows[:, :1]).all()
+    assert (small.g.num_groups, small.g.num_channels) == (2, 6)
+
+
+@pytest.mark.parametrize("groups", [12, 1])
+def test_group_normalization_of_each_channel_and_of_all(groups):
+    model = Net(
+        lambda m, x: m.c(m.g(m.b(m.a(x)))),
+        a=nn.Conv2d(3, 8, 3),
+        b=nn.Conv2d(8, 12, 3),
+        g=nn.GroupNorm(groups, 12),
+        c=nn.Conv2d(12, 2, 1),
+    )
+    _, masks = check(model, IMAGES, gone="a b" if groups > 1 else "a")
+    if groups == 1:
+        assert masks.whole["b"] == "normalized together with other channels by 'g' in GroupNorm"
+
+
+@pytest.mark.parametrize(
+    ("norm", "name"),
+    [
+        (nn.LayerNorm(8), "layer_norm"),
+        (nn.LayerNorm(8, elementwise_affine=False), "layer_norm"),
+        (nn.RMSNorm(8), "rms_norm"),
+    ],
+)
+def test_layer_normalization_is_a_barrier_by_name(norm, name):
+    model = Net(lambda m, x: m.c(m.b(m.n(m.a(x))).relu()), **linears(a=(4, 8), b=(8, 6), c=(6, 2)), n=norm)
+    _, masks = check(model, ROWS, gone="b")
+    assert masks.whole == {
+        "a": f"normalized together with other channels by 'n' ({name}) in {type(norm).__name__}",
+        "c": "its channels are outputs of the model",
+    }
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda m, x: F.normalize(x, dim=1),
+        lambda m, x: F.local_response_norm(x, 3),
+        lambda m, x: x / x.norm(dim=1, keepdim=True),
+        lambda m, x: (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True),
+        lambda m, x: F.layer_norm(x, x.shape[1:]),
+    ],
+    ids=["normalize", "local response", "norm", "by hand", "over all"],
+)
+def test_what_is_normalized_over_channels_stays(norm):
+    model = Net(lambda m, x: m.o(norm(m, m.b(m.a(x)))), **convs(a=(3, 8), b=(8, 6), o=(6, 2)))
+    _, masks = check(model, IMAGES, gone="a", whole="b o")
+    assert " together with other channels by " in masks.whole["b"]
+
+
+def test_a_layer_normalization_over_positions_is_none():
+    model = Net(
+        lambda m, x: m.c(m.n(m.a(x).flatten(2)).mean(2)),
+        a=nn.Conv2d(3, 8, 1),
+        n=nn.LayerNorm(64, bias=False),
+        c=nn.Linear(8, 2),
+    )
+    check(model, IMAGES, gone="a", whole="c")
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.InstanceNorm2d(8),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.InstanceNorm2d(8, track_running_stats=True),
+        nn.BatchNorm2d(8),
+        nn.BatchNorm2d(8, affine=False),
+        nn.BatchNorm2d(8, track_running_stats=False),
+        nn.BatchNorm2d(8, affine=False, track_running_stats=False),
+        nn.SyncBatchNorm(8),
+    ],
+    ids=str,
+)
+def test_normalizations_by_channel(norm):
+    model = Net(lambda m, x: m.c(m.n(m.a(x)).relu()), **convs(a=(3, 8), c=(8, 2)), n=norm)
+    trains = not isinstance(norm, nn.SyncBatchNorm) and norm.affine
+    small, masks = check(model, IMAGES, gone="a", whole="c", trains=trains)
+    assert small.n.num_features == 4
+    if norm.track_running_stats and not norm.affine:  # the mean of what is masked is what makes it 0
+        assert any(name.startswith("n/") and name.endswith("mean") for name in masks.weights)
+        assert (model.n.running_mean[~torch.from_numpy(masks["a"])] == 0).all()
+
+
+def test_a_normalization_before_and_one_after_an_activation():
+    layers = [nn.BatchNorm1d(4), nn.Linear(4, 8), nn.Sigmoid(), nn.BatchNorm1d(8), nn.Linear(8, 6)]
+    layers += [nn.BatchNorm1d(6), nn.GELU(), nn.Linear(6, 2), nn.BatchNorm1d(2)]
+    check(nn.Sequential(*layers), ROWS, gone="1 4", whole="7")
+
+
+# ------------------------------------------------------------ tokens
+
+
+def test_a_dense_layer_on_tokens():
+    for shape in ((7, 4), (2, 3, 4), (4,)):
+        model = Net(lambda m, x: m.c(m.b(m.a(x).relu()).tanh()), **abc())
+        check(model, features(*shape), gone="a b", whole="c")
+
+
+def test_an_embedding_loses_columns_never_words():
+    model = Net(
+        lambda m, x: m.c(m.a(m.e(x) + m.p.weight[: x.shape[1]]).relu().mean(1)),
+        e=nn.Embedding(11, 8, padding_idx=0),
+        p=nn.Embedding(7, 8),
+        **linears(a=(8, 6), c=(6, 2)),
+    )
+    small, masks = check(model, WORDS, gone="e a")
+    assert small.e.weight.shape == (11, 4) and small.e.embedding_dim == 4
+    bag = Net(lambda m, x: m.c(m.e(x)), e=nn.EmbeddingBag(11, 8, mode="mean"), c=nn.Linear(8, 2))
+    small, _ = check(bag, WORDS, gone="e/weight", whole="c")
+    assert small.e.embedding_dim == 4
+
+
+def test_a_mixer_keeps_what_it_normalizes_and_loses_what_is_hidden():
+    def body(m, x):
+        x = m.i(x)
+        x = x + m.t2(m.t1(m.n(x).transpose(1, 2)).relu()).transpose(1, 2)
+        return m.o((x + m.c2(m.c1(m.m(x)).relu())).mean(1))
+
+    model = Net(
+        body,
+        n=nn.LayerNorm(8),
+        m=nn.LayerNorm(8),
+        **linears(i=(4, 8), t1=(5, 6), t2=(6, 5), c1=(8, 12), c2=(12, 8), o=(8, 2)),
+    )
+    _, masks = check(model, torch.randn(3, 5, 4), gone="t1 c1", whole="i t2 c2 o")
+    assert masks.whole["c2"] == "normalized together with other channels by 'n' (layer_norm) in LayerNorm"
+
+
+# ------------------------------------------------------------ pieces
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        lambda x: x.chunk(2, 1),
+        lambda x: x.split(x.shape[1] // 2, 1),
+        lambda x: torch.tensor_split(x, 2, dim=1),
+        lambda x: x.unflatten(1, (2, -1)).unbind(1),
+        lambda x: (x[:, : x.size(1) // 2], x[:, x.size(1) // 2 :]),
+        lambda x: (x.narrow(1, 0, x.size(1) // 2), x.narrow(1, x.size(1) // 2, x.size(1) // 2)),
+    ],
+    ids=["chunk", "split", "tensor_split", "unbind", "slices", "narrow"],
+)
+@pytest.mark.parametrize("gate", [lambda a, b: a * b.sigmoid(), lambda a, b: b.relu() - a])
+def test_equal_pieces_stay_equal(pieces, gate):
+    model = Net(lambda m, x: m.c(gate(*pieces(m.a(x)))), **linears(a=(4, 12), c=(6, 2)))
+    _, masks = check(model, ROWS, gone="a", whole="c")
+    assert np.array_equal(masks["a"][:6], masks["a"][6:]) and masks.size == 6
+
+
+def test_pieces_that_are_never_joined_are_equal_all_the_same():
+    model = Net(
+        lambda m, x: m.c(m.a(x).chunk(2, 1)[0]) + m.d(m.a(x).chunk(2, 1)[1].relu()),
+        **linears(a=(4, 12), c=(6, 2), d=(6, 2)),
+    )
+    _, masks = check(model, ROWS, gone="a", whole="c d")
+    assert np.array_equal(masks["a"][:6], masks["a"][6:])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "name"),
+    [
+        (lambda x: x.split([5, 7], 1), "split"),
+        (lambda x: (x[:, :5], x[:, 5:]), "getitem"),
+        (lambda x: (x[:, ::2], x[:, 1:]), "getitem"),
+        (lambda x: (x.narrow(1, 0, 5), x.index_select(1, torch.arange(3))), "narrow"),
+    ],
+    ids=["split", "slices", "steps", "narrow"],
+)
+def test_what_is_picked_by_position_stays(pieces, name):
+    def body(m, x):
+        one, other = pieces(m.a(m.i(x)))
+        return m.o(one.sum(1, keepdim=True)) + m.p(other.mean(1, keepdim=True))
+
+    model = Net(body, **linears(i=(4, 8), a=(8, 12), o=(1, 2), p=(1, 2)))
+    _, masks = check(model, ROWS, gone="i", whole="a o p")
+    assert masks.whole["a"] == f"picked by position by {name!r} in Net"
+
+
+@pytest.mark.parametrize(
+    "shuffle",
+    [
+        nn.ChannelShuffle(2),
+        lambda x: F.channel_shuffle(x, 2),
+        lambda x: x.view(x.size(0), 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
+        lambda x: x.unflatten(1, (2, x.shape[1] // 2)).swapaxes(1, 2).reshape_as(x),
+    ],
+    ids=["module", "function", "view", "unflatten"],
+)
+def test_channel_shuffle(shuffle):
+    module = shuffle if isinstance(shuffle, nn.Module) else Net(lambda m, x: shuffle(x))
+    model = Net(
+        lambda m, x: m.c(m.b(m.shuffle(m.a(x).relu())).relu()),
+        a=nn.Conv2d(3, 8, 1),
+        shuffle=module,
+        b=nn.Conv2d(8, 8, 3, groups=4),
+        c=nn.Conv2d(8, 2, 1),
+    )
+    small, masks = check(model, IMAGES, gone="a b", whole="c")
+    # A group of `b` reads one channel of each half, at the same place: four nodes.
+    assert masks.size == 4 and np.array_equal(masks["a"][:4], masks["a"][4:])
+    assert small.b.groups == 2 and small.b.weight.shape == (4, 2, 3, 3)

@@ -46,6 +46,11 @@ def _batch_norm(r: Reader, call: Call) -> Result:
         return None
     if given.get("weight") is None and not is_zero(x):
         return None
+    within: Any = call.within
+    if isinstance(within, nn.modules.batchnorm._NormBase) and not (
+        within.affine or within.track_running_stats
+    ):
+        r.details.features[r.paths.get(id(within), "")] = labels
     return Value(spread(labels, 1, call.shape))
 
 
