@@ -66,18 +66,15 @@ def prune(
         scope, allocation, granularity, previous: as in `make_masks`, which states the rules. With
             ``granularity="node"`` whole neurons and filters go: coupled ones together and counted as one,
             ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
-            ``"head"`` does so with attention heads. The result is a `NodeMasks`, for `hold` and
-            `remove_nodes`.
+            ``"head"`` does so with attention heads. Both give `NodeMasks`, for `hold` and `remove_nodes`.
         names: canonical names of the weights to rank; by default those of `prunable`.
         skip: layers, or patterns such as ``"layer4.*"``, that keep everything, with what they are coupled to.
-        round_to: for nodes: then every coupled group keeps a multiple of this many, so that the sparsity is
-            met less exactly; chapter 15 measures which multiples are fast.
-        rounding: which multiple: ``"nearest"``, ``"up"`` (never fewer nodes than without `round_to`) or
-            ``"down"`` (never more, but at least one multiple).
+        round_to: for nodes: every coupled group keeps a multiple of this many, so that the sparsity is met
+            less exactly; chapter 15 measures which are fast. rounding: which multiple, the ``"nearest"``, the
+            next one ``"up"`` or ``"down"`` (at least one).
         example_input: for nodes of a PyTorch model that `build` did not make, or of a subclassed Keras one: a
-            batch that it reads, as a tensor, a tuple of them, or a dict of arguments by name. What it does
-            not show (several tokens, a branch on data) cannot be checked: take one like your data.
-        seed: of random scores.
+            batch like your data, as a tensor, a tuple of them, or a dict of arguments by name. What it does
+            not show (several tokens, a branch on data) cannot be checked. seed: of random scores.
 
     The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
     changed: those of `make_masks`; an unknown score or name; nothing that can be pruned.

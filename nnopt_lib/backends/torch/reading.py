@@ -30,8 +30,8 @@ class Details:
     """What is needed to cut a module that was read, and to run it beside the smaller one.
 
     args, kwargs: the example. owners: by canonical name the modules and attributes that hold the tensor.
-    norms: labels of groups, by path of a GroupNorm; features: of channels, by path of a normalization that has
-    no tensors; attentions: of heads, by path of a MultiheadAttention.
+    norms: labels of groups, by path of a GroupNorm; features: of channels, by path of a normalization that
+    has no tensors; attentions: of heads, by path of a MultiheadAttention.
     sizes: of axes with channels in the code of a module, by its path: the labels at each index.
     calls: that may name sizes, by path of the module whose code makes them; given: the arguments it gets;
     kinds: names of classes.

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import threading
 import types
 
