@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,28 +39,45 @@ class Value(NamedTuple):
     @property
     def labeled(self) -> bool:
         """Whether any element belongs to a channel that could leave."""
+        if self.labels is _nothing(self.labels.shape):
+            return False
         return bool((distinct(self.labels) != NONE).any())
 
 
 def unlabeled(shape: Sequence[int]) -> Value:
     """Nothing in this array can leave."""
-    return Value(np.broadcast_to(np.int64(NONE), tuple(shape)))
+    return Value(_nothing(tuple(shape)))
 
 
-def distinct(*arrays: np.ndarray) -> np.ndarray:
-    """The first of `arrays`, once along every axis along which none of them changes."""
-    return _narrowed(*arrays)[0]
+@lru_cache(maxsize=1024)
+def _nothing(shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.int64(NONE), shape)
+
+
+_ONE, _ALL = slice(0, 1), slice(None)
+
+
+def distinct(array: np.ndarray) -> np.ndarray:
+    """Once along every axis along which it is known not to change."""
+    return array[tuple([_ALL if stride else _ONE for stride in array.strides])]
 
 
 def _narrowed(*arrays: np.ndarray) -> list[np.ndarray]:
-    same = [all(array.strides[axis] == 0 for array in arrays) for axis in range(arrays[0].ndim)]
-    index = tuple(slice(0, 1) if one else slice(None) for one in same)
+    index = tuple(
+        [_ALL if any(strides) else _ONE for strides in zip(*[a.strides for a in arrays], strict=True)]
+    )
     return [array[index] for array in arrays]
 
 
 def spread(labels: np.ndarray, axis: int, shape: Sequence[int]) -> np.ndarray:
     """Labels (n,) along one axis of an array of this shape, the same at all other places."""
     axis %= len(shape)
+    if (
+        labels.size and len(labels) == shape[axis] and labels.flags.c_contiguous
+    ):  # as below, in a quarter of the time
+        strides = [0] * len(shape)
+        strides[axis] = labels.itemsize
+        return np.ndarray(tuple(shape), labels.dtype, labels, 0, tuple(strides))
     narrow = labels.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return np.broadcast_to(narrow, tuple(shape))
 
@@ -77,8 +95,11 @@ def compact(labels: np.ndarray) -> np.ndarray:
 
 def along(labels: np.ndarray, axis: int) -> np.ndarray | None:
     """The labels along one axis, (n,), if they are the same at all other places; else None."""
-    rows = np.moveaxis(distinct(labels), axis, 0)
     size = labels.shape[axis]
+    axis %= labels.ndim
+    if labels.size and not any(labels.strides[:axis]) and not any(labels.strides[axis:][1:]):
+        return labels[tuple([_ALL if i == axis else 0 for i in range(labels.ndim)])]
+    rows = np.moveaxis(distinct(labels), axis, 0)
     rows = rows.reshape(len(rows), -1)
     if rows.shape[1] > 1 and not (rows == rows[:, :1]).all():
         return None
@@ -87,6 +108,13 @@ def along(labels: np.ndarray, axis: int) -> np.ndarray | None:
 
 def varying(labels: np.ndarray) -> list[int]:
     """The axes along which labels change."""
+    changing = [axis for axis, stride in enumerate(labels.strides) if stride and labels.shape[axis] > 1]
+    if not changing or not labels.size:
+        return []
+    if len(changing) == 1:
+        (axis,) = changing
+        row = labels[tuple([_ALL if i == axis else 0 for i in range(labels.ndim)])]
+        return changing if (row != row[0]).any() else []
     narrow = distinct(compact(labels))
     return [axis for axis, size in enumerate(narrow.shape) if size > 1]
 
@@ -122,9 +150,13 @@ class Labels:
 
         The arrays are broadcast. Returns the labels of the result.
         """
-        a, b = np.broadcast_arrays(a, b)
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         one, other = (part.ravel() for part in _narrowed(a, b))
         free = (one != NONE) & (other != NONE)
+        if free.all():
+            self._edges.append((one, other))
+            return a
         if free.any():
             self._edges.append((one[free], other[free]))
         self.fix(one[other == NONE], reason)

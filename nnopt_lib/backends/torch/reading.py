@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nnopt_lib.backends.torch.build import Network, _unwrapped, canonical_tensors
+from nnopt_lib.backends.torch.build import Network, _unwrapped, canonical_tensors, tree
 from nnopt_lib.backends.torch.rules import RULES, Reader, is_zero, taught
 from nnopt_lib.backends.torch.tracing import OUTSIDE, PART, Call, calls_in, record
 from nnopt_lib.checks import NnoptError, refuse
@@ -58,7 +58,7 @@ def _twice(value: Any) -> Any:
 def read(model: nn.Module, example_input: Any) -> Reading:
     """The channels of `model`; its weights, buffers, modes and hooks stay."""
     kind = type(model).__name__
-    if any("_orig_mod" in module._modules for module in model.modules()):
+    if any("_orig_mod" in module._modules for _, module in tree(model)):
         remedy = "Read the module that was compiled; compile what remove_nodes gives."
         refuse("a model to read must not be compiled", kind, remedy)
     model = _unwrapped(model)
@@ -104,7 +104,9 @@ def _names(model: nn.Module) -> tuple[dict[int, str], dict[str, list[tuple[str, 
     """Canonical names by the identity of tensors; which modules hold each, under which attribute."""
     names = {id(tensor): name for name, tensor in canonical_tensors(model)}
     owners: dict[str, list[tuple[str, str]]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in tree(model, shared=True):
+        if not (module._parameters or module._buffers):
+            continue
         for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None:
                 name = names.setdefault(id(tensor), f"{path}/{attribute}".lstrip("/"))
@@ -122,7 +124,7 @@ def example_of(
         remedy = "Pass a batch that the model reads, as example_input=x."
         refuse(f"reading {type(model).__name__} needs an example_input", "none", remedy)
     first = next(model.parameters(), torch.empty(0))
-    counts = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in model.modules())
+    counts = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for _, module in tree(model))
     several = isinstance(example_input, (tuple, list, Mapping))
     if isinstance(example_input, (tuple, list)):
         several = any(isinstance(one, (torch.Tensor, np.ndarray, tuple, list, dict)) for one in example_input)
@@ -160,11 +162,13 @@ def example_of(
 @contextlib.contextmanager
 def unchanged(*models: nn.Module) -> Iterator[None]:
     """Modes, parameters, buffers and the random generators are put back as they were."""
-    modules = [module for model in models for module in model.modules()]
+    modules = [module for model in models for _, module in tree(model)]
     attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
-    tensors = [tensor for model in models for tensor in (*model.parameters(), *model.buffers())]
-    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
-    devices = {tensor.device for model in models for tensor in model.parameters() if tensor.is_cuda}
+    owned = [[*module._parameters.values(), *module._buffers.values()] for module in modules]
+    tensors = list({id(one): one for of_module in owned for one in of_module if one is not None}.values())
+    with torch.no_grad():
+        before = _Before(tensors)
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     try:
         with torch.random.fork_rng(devices=list(devices)):
             yield
@@ -173,15 +177,49 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
             vars(module).update(own)  # `training`, and what a forward keeps for later
             module._buffers.update(buffers)
         with torch.no_grad():
-            for tensor, value in before:
-                if not torch.equal(tensor, value):  # a forward may write to what it reads
-                    tensor.copy_(value)
+            before.put_back()
+
+
+class _Before:
+    """Copies of tensors: many small ones together, since each call costs more than what it copies."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.together: dict[Any, list[torch.Tensor]] = {}
+        alone = []
+        for tensor in tensors:
+            plain = type(tensor) in (torch.Tensor, nn.Parameter) and tensor.dtype in _NUMBERS
+            if plain and tensor.numel() <= _SMALL and tensor.layout is torch.strided:
+                self.together.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+            else:
+                alone.append(tensor)
+        self.joined = [_joined(several) for several in self.together.values()]
+        self.alone = [(tensor, tensor.detach().clone()) for tensor in alone]
+
+    def put_back(self) -> None:
+        """Write them to tensors that hold something else now."""
+        pairs = self.alone
+        for several, before in zip(self.together.values(), self.joined, strict=True):
+            if not torch.equal(_joined(several), before):
+                sizes = [tensor.numel() for tensor in several]
+                parts = zip(several, before.split(sizes), strict=True)
+                pairs = pairs + [(tensor, part.view(tensor.shape)) for tensor, part in parts]
+        for tensor, value in pairs:
+            if not torch.equal(tensor, value):  # a forward may write to what it reads
+                tensor.copy_(value)
+
+
+_SMALL = 4096  # numbers: from then on joining them takes longer than calling once for each
+_NUMBERS = {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
 def _unreached(model: nn.Module, reader: Reader) -> list[str]:
     """Layers with parameters of their own that no call has read; by their own names those of no layer."""
     unreached = []
-    for path, module in model.named_modules():
+    for path, module in tree(model):
         own = {name: tensor for name, tensor in module._parameters.items() if tensor is not None}
         if own and not any(id(tensor) in reader.used for tensor in own.values()):
             unreached += [path] if path else list(own)
@@ -224,8 +262,6 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
         return unlabeled(call.shape)
     if call.target is None:  # an input
         return unlabeled(call.shape)
-    inputs = calls_in([*call.args, *call.kwargs.values()])
-    labeled = [one for one in inputs if _labeled(reader.values[one])]
     name = reader.name_of(call)
     if name in RULES:
         try:
@@ -241,6 +277,8 @@ def _value(reader: Reader, call: Call) -> Value | list[Value]:
             return value
     reason = reader.reason or f"read by {name!r}, for which there is no rule"
     reader.reason = ""
+    inputs = calls_in([*call.args, *call.kwargs.values()])
+    labeled = [one for one in inputs if _labeled(reader.values[one])]
     for one in inputs:
         tensor = reader.parameter(one)
         if tensor is not None and (tensor.endswith("/kernel") or len(one.shape) > 1):

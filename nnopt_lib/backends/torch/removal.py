@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from nnopt_lib.backends.torch.attention import FewerHeads
-from nnopt_lib.backends.torch.build import _unwrapped
+from nnopt_lib.backends.torch.build import _unwrapped, tree
 from nnopt_lib.backends.torch.reading import Details, unchanged
 from nnopt_lib.backends.torch.tracing import tensors_in
 from nnopt_lib.checks import refuse
@@ -42,7 +42,7 @@ def cut(
         stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
         if not stays.all():
             indices.setdefault(axis.tensor, {})[axis.axis] = torch.from_numpy(np.flatnonzero(stays))
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(tree(model, shared=True))
     memo: dict[int, Any] = {}
     with torch.no_grad():
         for name, by_axis in indices.items():
@@ -58,7 +58,7 @@ def cut(
         small = _copied(model, memo)
     except Exception as error:
         refuse(f"{type(model).__name__} must be copied by copy.deepcopy to be cut", _in_words(error))
-    copies = dict(small.named_modules(remove_duplicate=False))
+    copies: dict[str, Any] = dict(tree(small, shared=True))
     _set_sizes(copies, indices, channels, kept, details)
     for name, amount in (added or {}).items():
         path, _ = details.owners[name][0]
@@ -211,7 +211,7 @@ class _Watch(TorchFunctionMode):
 
 def _mask(model: nn.Module, channels: Channels, kept: np.ndarray, details: Details) -> None:
     """Set to 0 what masks of these nodes remove, in the model's own tensors."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(tree(model, shared=True))
     for axis in channels.axes:
         stays = np.where(axis.nodes == FIXED, True, kept[axis.nodes])
         if axis.part and not stays.all():

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from nnopt_lib.backends.torch.build import tree
 from nnopt_lib.checks import refuse
 
 OUTSIDE = object()  # the target of a tensor that no operation made: a parameter, a buffer, a constant
@@ -131,9 +132,7 @@ def _refuse_inputs(model: nn.Module) -> None:
 @contextlib.contextmanager
 def _watched(model: nn.Module, recorder: _Recorder, whole: Callable[[nn.Module], bool]) -> Iterator[None]:
     """Every module hands its calls to the recorder meanwhile; only this model is touched."""
-    modules = [
-        (path, module, module.__dict__.get("forward")) for path, module in model.named_modules() if path
-    ]
+    modules = [(path, module, module.__dict__.get("forward")) for path, module in tree(model) if path]
     try:
         for path, module, _ in modules:
             watch = recorder.layer if whole(module) else recorder.inside
@@ -156,8 +155,11 @@ class _Recorder(TorchFunctionMode):
         self.made: dict[int, tuple[Call, ref[torch.Tensor]]] = {}  # by identity, which may come again
         self.memory: dict[int, list[tuple[Call, ref[torch.Tensor]]]] = {}  # the same by where it lies
         self.names: dict[str, int] = {}
-        owned = [*model.named_buffers(), *model.named_parameters()]
-        self.owned = {id(tensor): name for name, tensor in reversed(owned)}
+        self.owned: dict[int, str] = {}
+        for path, module in tree(model):
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self.owned.setdefault(id(tensor), f"{path}.{name}" if path else name)
         self.running: list[nn.Module] = [model]
 
     def keep(self, call: Call, value: Any) -> None:

@@ -43,13 +43,25 @@ def _unary(r: Reader, call: Call) -> Result:
     x = r.entries(call.args[0] if call.args else call.kwargs["input"])
     if r.name_of(call) in ("to", "type", "type_as"):
         return x
-    return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
+    return Value(x.labels, _held(r, call, [x.held]) if x.labeled else 0.0)
 
 
-def _held(call: Call, helds: Sequence[Any]) -> Any:
+def _held(r: Reader, call: Call, helds: Sequence[Any]) -> Any:
     """What the call makes of what its inputs hold."""
     if any(np.ndim(held) == 0 and np.isnan(held) for held in helds):
         return np.nan
+    plain = [*call.args, *call.kwargs.items()]
+    key = (call.target, *helds, *[None if isinstance(one, Call) else (type(one), one) for one in plain])
+    try:
+        if key in r.held:  # networks do the same thing to 0 many times
+            return r.held[key]
+    except TypeError:  # an array, a list
+        return _computed(call, helds)
+    r.held[key] = _computed(call, helds)
+    return r.held[key]
+
+
+def _computed(call: Call, helds: Sequence[Any]) -> Any:
     numbers = iter([torch.as_tensor(np.asarray(held, np.float32)) for held in helds])
     args = [next(numbers) if isinstance(one, Call) else one for one in call.args]
     kwargs = {key: next(numbers) if isinstance(one, Call) else one for key, one in call.kwargs.items()}
@@ -86,7 +98,7 @@ def binary(r: Reader, call: Call) -> Result:
     name = r.name_of(call)
     if len(tensors) == 1:
         x = r.entries(tensors[0])
-        return Value(x.labels, _held(call, [x.held]) if x.labeled else 0.0)
+        return Value(x.labels, _held(r, call, [x.held]) if x.labeled else 0.0)
     if len(tensors) != 2:
         return None
     a, b = (r.of(one) for one in tensors)
@@ -104,7 +116,7 @@ def binary(r: Reader, call: Call) -> Result:
     zeros = [one.labeled and is_zero(one) for one in (a, b)]
     if (name in _PRODUCTS and any(zeros)) or (name in _QUOTIENTS and zeros[0]):
         return Value(labels)
-    return Value(labels, _held(call, [a.held, b.held]) if a.labeled and b.labeled else np.nan)
+    return Value(labels, _held(r, call, [a.held, b.held]) if a.labeled and b.labeled else np.nan)
 
 
 def _broadcast(r: Reader, a: Value, b: Value, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nnopt_lib.backends.torch.build import tree
 from nnopt_lib.backends.torch.tracing import OUTSIDE, Call
 from nnopt_lib.structure.labels import Value, spread, unlabeled
 from nnopt_lib.structure.reading import TAUGHT, Reading
@@ -41,15 +42,16 @@ class Reader:
     """What is known of a run so far.
 
     values: labels by call. used: identities of the parameters and buffers that were read. reason: what a rule
-    says of channels that cannot leave.
+    says of channels that cannot leave. held: what calls make of what their inputs hold.
     """
 
     def __init__(self, model: nn.Module, names: dict[int, str], details: Any) -> None:
         self.reading, self.details, self.names = Reading(), details, names
-        self.paths = {id(module): path for path, module in model.named_modules()}
+        self.paths = {id(module): path for path, module in tree(model)}
         self.values: dict[Call, Any] = {}
         self.used: set[int] = set()
         self.moved: dict[Call, Value] = {}
+        self.held: dict[Any, Any] = {}
         self.reason = ""
 
     def name_of(self, call: Call) -> str:
