@@ -81,7 +81,7 @@ def renamed(
 
     1. Names that are all known are what they say. 2. Keras drops or adds outer names when it loads or clones
     a model, wrappers do too: a name ends as one of those of its shape does, and as no other. 3. Order: arrays
-    stand for all weights of their kind (``kernel``), by shape in the same order, in the only way there is.
+    stand for weights of their kind (``kernel``) and shape in the same order, in the only way that there is.
     """
     if all(name in shapes for name in arrays):
         fits = all(np.shape(array) == shapes[name] for name, array in arrays.items())
@@ -92,6 +92,8 @@ def renamed(
 
 def layers_renamed(masks: Mapping[str, np.ndarray], widths: Mapping[str, int]) -> Mapping[str, np.ndarray]:
     """Masks by layer under the names of layers of these widths, by `renamed`; else as they are."""
+    if len(masks) == 1 and len(widths) > 1 and not set(masks) & set(widths):
+        return masks  # one of several: a name that is not known may be a slip
     shapes = {f"{layer}/rows": (width,) for layer, width in widths.items()}
     found = renamed({f"{layer}/rows": mask for layer, mask in masks.items()}, shapes)
     return {name.removesuffix("/rows"): mask for name, mask in found.items()} if found else masks
@@ -123,9 +125,6 @@ def _by_order(
 ) -> dict[str, str] | None:
     wanted = [(name, (_split(name)[-1], np.shape(array))) for name, array in arrays.items()]
     found = [(name, (_split(name)[-1], shape)) for name, shape in shapes.items()]
-    kinds = {kind for _, (kind, _) in wanted}
-    if len(wanted) != sum(kind in kinds for _, (kind, _) in found):
-        return None  # some of a kind only: a name that is not known may be a slip
     # The earliest and the latest places in order are the same only where there is one way.
     first = _greedy(wanted, found)
     return first if first and first == _greedy(wanted[::-1], found[::-1]) else None

@@ -81,7 +81,7 @@ def fits(names, arrays, shapes):
         ("b/k c/k", "a/k b/k", "a/k b/k"),  # order: names that are known in part do not count
         ("x/k y/v", "a/v b/k", None),  # in the other order
         ("x/k y/v", "b/k c/v d/w", "b/k c/v"),  # order among those of one kind
-        ("x/k y/v", "a/v b/k c/v", None),  # some of a kind only: a name may be a slip
+        ("x/k y/v", "a/v b/k c/v", "b/k c/v"),  # the only way
         ("x/k", "a/k b/k", None),  # which?
         ("m/a/k", "l/a/k r/a/k", None),
         ("a/k", "l/a/k r/a/k", None),
@@ -100,10 +100,10 @@ def test_arrays_are_found_by_names_by_their_ends_and_by_order(arrays, shapes, ex
 
 
 def test_shapes_tell_what_names_and_order_do_not():
-    shapes = [("a/k", (2, 3)), ("b/k", (2, 2))]
-    assert fits(["x/k"], [("x/k", (2, 2))], shapes) is None  # one of two: a name may be a slip
-    found = fits(["x/k", "y/k"], [("x/k", (2, 3)), ("y/k", (2, 2))], shapes)
-    assert found == {"a/k": "x/k", "b/k": "y/k"}
+    shapes = [("a/k", (2, 3)), ("b/k", (2, 2)), ("c/k", (2, 3))]
+    assert fits(["x/k"], [("x/k", (2, 2))], shapes) == {"b/k": "x/k"}
+    assert fits(["x/k"], [("x/k", (2, 3))], shapes) is None
+    assert fits(["x/k", "y/k"], [("x/k", (2, 2)), ("y/k", (2, 3))], shapes) == {"b/k": "x/k", "c/k": "y/k"}
     assert fits(["a/k"], [("a/k", (2, 2))], shapes) is None  # known, and of another shape
 
 
