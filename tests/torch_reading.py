@@ -135,6 +135,7 @@ def check(
         assert not owned & {id(one) for one in small.parameters()}
         assert all(one.grad is None for one in model.parameters())
         assert any(one.grad is not None for one in small.parameters())
+        small.zero_grad()
     for one, mode in modes:
         one.training = mode
     return small, masks

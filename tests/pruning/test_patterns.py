@@ -1,4 +1,4 @@
-"""Layers by name and pattern: what is skipped, and what each loses."""
+"""Layers named by patterns: what is skipped, and how much each loses, by weights and by nodes."""
 
 import numpy as np
 import pytest
@@ -7,92 +7,109 @@ import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.pruning.patterns import fractions_of, matching
 
-LAYERS = ["stem", "layer1.0.conv1", "layer1.0.conv2", "layer10.conv", "block/dense", "head"]
+LAYERS = ["features.0", "features.3", "features10.0", "block/conv_1", "head"]
 
 
 @pytest.mark.parametrize(
-    ("patterns", "expected"),
+    ("patterns", "found"),
     [
         ([], set()),
-        (["stem"], {"stem"}),
-        (["layer1"], {"layer1.0.conv1", "layer1.0.conv2"}),  # and not layer10
-        (["layer1*"], {"layer1.0.conv1", "layer1.0.conv2", "layer10.conv"}),
-        (["*.conv?", "head"], {"layer1.0.conv1", "layer1.0.conv2", "head"}),
-        (["block"], {"block/dense"}),
+        (["head"], {"head"}),
+        (["features"], {"features.0", "features.3"}),
+        (["features*"], {"features.0", "features.3", "features10.0"}),
+        (["*.0", "block"], {"features.0", "features10.0", "block/conv_1"}),
+        (["features.[0-2]", "hea?"], {"features.0", "head"}),
     ],
 )
-def test_names_and_patterns(patterns, expected):
-    assert matching(patterns, LAYERS, "skip") == expected
+def test_patterns_fit_as_in_the_shell_and_names_stand_for_what_is_inside(patterns, found):
+    assert matching(patterns, LAYERS, "skip") == found
 
 
 def test_of_several_patterns_the_first_holds():
-    found = fractions_of({"layer1.0.conv1": 0.25, "layer1": 0.5, "st*": 0.75}, LAYERS)
-    assert found == {"stem": 0.75, "layer1.0.conv1": 0.25, "layer1.0.conv2": 0.5}
+    sparsity = {"features.0": 0.9, "features": 0.5, "*": 0}
+    assert fractions_of(sparsity, LAYERS[:2]) == {"features.0": 0.9, "features.3": 0.5}
+    assert fractions_of({"head": 0.25}, LAYERS) == {"head": 0.25}
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (
-            lambda: matching("stem", LAYERS, "skip"),
-            "skip must be a list of layers or patterns; received the string 'stem'. Pass ['stem'].",
+            lambda: matching("head", LAYERS, "skip"),
+            "skip must be a list of layers or patterns; received the string 'head'. Pass ['head'].",
         ),
         (
-            lambda: matching(["steam"], LAYERS, "skip"),
-            "skip names no layer with prunable weights by 'steam'. Did you mean 'stem'?",
+            lambda: matching(["heads"], LAYERS, "skip"),
+            "skip names no layer with prunable weights by 'heads'. Did you mean 'head'?",
         ),
         (
-            lambda: fractions_of({"head": 1.0}, LAYERS),
-            "sparsity['head'] must be at least 0 and below 1; received 1.",
+            lambda: fractions_of({"head": 80}, LAYERS),
+            "sparsity['head'] must be at least 0 and below 1; received 80. For 80 %, pass 0.8.",
+        ),
+        (
+            lambda: fractions_of({"x": 0.5}, ["a", "b"]),
+            "sparsity names no layer with prunable weights by 'x'. Choose from a, b.",
         ),
     ],
 )
-def test_slips_are_refused(call, sentence):
+def test_refusals(call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
-    assert str(error.value).startswith(sentence)
+    assert str(error.value) == sentence
 
 
-def network():
-    return nnopt.build(nnopt.mlp((8, 6), inputs=4, outputs=3), seed=1)
+def residual():
+    import torch
 
+    from tests.torch_reading import Net
 
-@pytest.mark.torch
-def test_single_weights_by_layer():
-    masks = nnopt.prune(network(), sparsity={"dense_1": 0.5, "dense_3": 0.25})
-    assert {name: (~mask).sum() for name, mask in masks.items()} == {
-        "dense_1/kernel": 16,
-        "dense_3/kernel": 4,
-    }
-    masks = nnopt.prune(network(), sparsity=0.5, skip=["dense_3"])
-    assert set(masks) == {"dense_1/kernel", "dense_2/kernel"} and masks.removed == 40
+    torch.manual_seed(0)
+    sizes = {"a": (4, 8), "b": (8, 8), "c": (8, 6), "out": (6, 2)}
+    layers = {name: torch.nn.Linear(*size) for name, size in sizes.items()}
+    return Net(lambda m, x: m.out(m.c(m.a(x) + m.b(m.a(x)).relu()).relu()), **layers), torch.randn(3, 4)
 
 
 @pytest.mark.torch
-def test_masks_of_before_stay_when_layers_are_named():
-    model = network()
-    first = nnopt.prune(model, sparsity={"dense_1": 0.5, "dense_2": 0.25})
-    second = nnopt.prune(model, sparsity={"dense_1": 0.75, "dense_2": 0.5}, previous=first)
-    assert second.sparsities() == {"dense_1/kernel": 0.75, "dense_2/kernel": 0.5}
-    assert all(not (second[name] & ~first[name]).any() for name in first)
+@pytest.mark.parametrize("skip", [["b"], ["[ab]"]])
+def test_a_skipped_layer_keeps_what_it_is_coupled_with(skip):
+    model, x = residual()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", skip=skip, example_input=x)
+    assert masks["a"].all() and masks["b"].all() and masks["c"].sum() == 3
+    for name, value in model.state_dict().items():
+        assert name.startswith("c") or (value == before[name]).all()
 
 
 @pytest.mark.torch
-def test_nodes_by_layer_and_without_some():
-    masks = nnopt.prune(network(), sparsity={"dense_1": 0.5}, granularity="node")
-    assert [int((~masks[name]).sum()) for name in ("dense_1", "dense_2")] == [4, 0]
-    masks = nnopt.prune(network(), sparsity=0.5, granularity="node", skip=["dense_1", "dense_3"])
-    assert [int((~masks[name]).sum()) for name in ("dense_1", "dense_2")] == [0, 3]
-    masks = nnopt.prune(network(), sparsity=0.4, granularity="node", skip=["dense_1"], round_to=2)
-    assert [int((~masks[name]).sum()) for name in ("dense_1", "dense_2")] == [0, 2]
-    assert np.array_equal(masks["dense_1"], np.ones(8, bool))
+def test_nodes_by_layer():
+    model, x = residual()
+    masks = nnopt.prune(model, sparsity={"b": 0.25, "a": 0.75, "c": 0.5}, granularity="node", example_input=x)
+    assert np.array_equal(masks["a"], masks["b"]) and (masks["a"].sum(), masks["c"].sum()) == (2, 3)
+    model, x = residual()
+    masks = nnopt.prune(model, sparsity={"c": 0.5}, granularity="node", skip=["out"], example_input=x)
+    assert masks["a"].all() and masks["c"].sum() == 3
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("granularity", ["weight", "node"])
-def test_nothing_left_to_prune_is_refused_and_nothing_changes(granularity):
-    model = network()
-    before = nnopt.get_weights(model)
-    with pytest.raises(NnoptError, match="^skip must leave a (layer|node) to"):
-        nnopt.prune(model, sparsity=0.5, granularity=granularity, skip=["*"])
-    assert all(np.array_equal(value, before[name]) for name, value in nnopt.get_weights(model).items())
+def test_weights_by_layer():
+    model, _ = residual()
+    masks = nnopt.prune(model, sparsity={"a": 0.5, "[bc]": 0.75}, skip=["c"])
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {"a/kernel": 16, "b/kernel": 48}
+    masks = nnopt.prune(residual()[0], sparsity=0.5, skip=["a", "ou*"])
+    assert list(masks) == ["b/kernel", "c/kernel"] and masks.removed == 56
+    with pytest.raises(NnoptError) as error:
+        nnopt.prune(model, sparsity=0.5, skip=["*"])
+    assert str(error.value) == "skip must leave a layer to prune; received 4 of 4 layers."
+
+
+@pytest.mark.torch
+def test_heads_may_be_skipped():
+    import torch
+    from torch import nn
+
+    model, x = (
+        nn.Sequential(*(nn.TransformerEncoderLayer(8, 4, 12, 0.0, batch_first=True) for _ in "ab")),
+        (torch.randn(2, 5, 8)),
+    )
+    masks = nnopt.prune(model, sparsity=0.5, granularity="head", skip=["0"], example_input=x)
+    assert masks["0.self_attn"].all() and masks["1.self_attn"].sum() == 2

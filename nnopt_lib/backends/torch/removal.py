@@ -135,8 +135,10 @@ def _set_sizes(
         if left == size or type(module).__module__.startswith("torch.nn") or kind in details.rewrite:
             continue
         named = [key for key, value in vars(module).items() if type(value) is int and value in (size, left)]
-        # A number of heads is rarely the only attribute of its value; its name tells it.
-        for key in [key for key in named if "head" in key] or named:
+        # A number of heads is rarely the only attribute of its value; names tell it, and the size of a head.
+        of_heads = [key for key in named if "head" in key]
+        counts = [key for key in of_heads if "dim" not in key and "size" not in key]
+        for key in counts or of_heads or named:
             setattr(module, key, left)
 
 

@@ -14,11 +14,12 @@ pytestmark = pytest.mark.torch
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import nnopt_lib as nnopt  # noqa: E402
 from nnopt_lib.checks import NnoptError  # noqa: E402
 from tests.torch_architectures import drawn  # noqa: E402
-from tests.torch_reading import Net, check, everything, refused  # noqa: E402
+from tests.torch_reading import Net, check, everything, refused, run  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -904,3 +905,295 @@ def test_channel_shuffle(shuffle):
     # A group of `b` reads one channel of each half, at the same place: four nodes.
     assert masks.size == 4 and np.array_equal(masks["a"][:4], masks["a"][4:])
     assert small.b.groups == 2 and small.b.weight.shape == (4, 2, 3, 3)
+
+
+# ------------------------------------------------------------ recurrent layers
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_inputs_of_a_recurrent_layer_leave_its_hidden_units_stay(kind):
+    model = Net(
+        lambda m, x: m.c(m.b(m.r(m.a(x).relu())[0][:, -1]).relu()),
+        **linears(a=(4, 8), b=(6, 7), c=(7, 2)),
+        r=kind(8, 6, num_layers=2, batch_first=True),
+    )
+    small, masks = check(model, torch.randn(3, 5, 4), gone="a b", whole="r c")
+    assert masks.whole["r"] == "a recurrent layer keeps its hidden units"
+    assert small.r.input_size == 4 and small.r.weight_ih_l0.shape[1] == 4 and small.r.hidden_size == 6
+
+
+def test_both_directions_of_a_recurrent_layer_lose_the_same_inputs():
+    model = Net(
+        lambda m, x: m.c(m.r(m.a(x))[0].mean(1)),
+        **linears(a=(4, 8), c=(12, 2)),
+        r=nn.GRU(8, 6, batch_first=True, bidirectional=True),
+    )
+    small, _ = check(model, torch.randn(3, 5, 4), gone="a", whole="r c")
+    assert small.r.weight_ih_l0.shape[1] == small.r.weight_ih_l0_reverse.shape[1] == 4
+
+
+def test_a_recurrent_layer_that_reads_constants_keeps_its_inputs():
+    model = Net(
+        lambda m, x: m.c(m.r(m.b(m.a(x)).sigmoid())[0].mean(1)),
+        **linears(a=(4, 8), b=(8, 6), c=(6, 2)),
+        r=nn.LSTM(6, 6, batch_first=True),
+    )
+    _, masks = check(model, torch.randn(3, 5, 4), gone="a", whole="b r c")
+    assert masks.whole["b"] == "read by the recurrent layer 'r' in LSTM"
+
+
+# ------------------------------------------------------------ parameters without a layer
+
+
+def parameters(**shapes):
+    return {name: nn.Parameter(torch.randn(shape)) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("run", "own"),
+    [
+        (lambda m, x: m.c(m.a(x) * m.p), {"p": (8,)}),
+        (lambda m, x: m.c(m.a(x) + m.p), {"p": (8,)}),
+        (lambda m, x: m.c(m.a(x) * m.p), {"p": (1, 8)}),
+        (lambda m, x: m.c(m.a(x) / m.p * m.q), {"p": (8,), "q": (1,)}),
+        (lambda m, x: m.c((m.a(x) - m.p) * m.q), {"p": (8,), "q": ()}),
+        (lambda m, x: m.c(torch.add(m.a(x), m.p[None])), {"p": (8,)}),
+        (lambda m, x: m.c(m.a(x) * (1 + m.p)), {"p": (8,)}),
+    ],
+    ids=["times", "plus", "times a row", "over", "minus", "plus, moved", "one plus"],
+)
+def test_parameters_that_are_added_or_multiplied_lose_the_same_entries(run, own):
+    small, masks = check(Net(run, **linears(a=(4, 8), c=(8, 2)), **parameters(**own)), ROWS, fold=True)
+    assert not masks["a"].all()
+    for name, shape in own.items():
+        assert getattr(small, name).shape == tuple(4 if size == 8 else size for size in shape)
+        assert isinstance(getattr(small, name), nn.Parameter)
+
+
+def test_scales_of_layers_by_channel_and_position():
+    model = Net(
+        lambda m, x: m.c((m.a(x) * m.gamma + m.place).relu()),
+        a=nn.Conv2d(3, 8, 1),
+        c=nn.Conv2d(8, 2, 1),
+        **parameters(gamma=(8, 1, 1), place=(1, 8, 8, 8)),
+    )
+    small, _ = check(model, IMAGES, gone="a")
+    assert small.gamma.shape == (4, 1, 1) and small.place.shape == (1, 4, 8, 8)
+
+
+def test_functions_on_parameters_are_layers():
+    def body(m, x):
+        x = F.linear(x, m.w1, m.b1).relu()
+        x = torch.addmm(m.b2, x, m.w2).relu()
+        return F.linear((x @ m.w3).relu(), m.w4)
+
+    model = Net(body, **parameters(w1=(8, 4), b1=(8,), w2=(8, 6), b2=(6,), w3=(6, 5), w4=(2, 5)))
+    small, masks = check(model, ROWS, gone="w1 w2 w3", whole="w4")
+    assert [tuple(p.shape) for p in (small.w1, small.w2, small.w3)] == [(4, 4), (4, 3), (3, sum(masks["w3"]))]
+
+
+def test_functional_convolutions_of_a_module_that_keeps_parameters():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel, self.shift = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(8))
+            self.reads = nn.Parameter(torch.randn(2, 8, 1, 1))
+
+        def forward(self, x):
+            return F.conv2d(F.conv2d(x, self.kernel, self.shift, padding=1).relu(), self.reads)
+
+    small, _ = check(Twice(), IMAGES, gone="kernel", whole="reads")
+    assert small.kernel.shape == (4, 3, 3, 3) and small.reads.shape == (2, 4, 1, 1)
+
+
+# ------------------------------------------------------------ ways of running
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.a, self.b, self.c, self.reentrant = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2), reentrant
+
+    def forward(self, x):
+        x = checkpoint(self._inner, x, use_reentrant=self.reentrant)
+        return self.c(checkpoint(self.b, x.relu(), use_reentrant=self.reentrant).relu())
+
+    def _inner(self, x):
+        return self.a(x)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpointed_modules():
+    check(Checkpointed(False), ROWS, gone="a b", whole="c")
+    model = nn.Sequential(*abc().values())
+    check(
+        Net(
+            lambda m, x: torch.utils.checkpoint.checkpoint_sequential(m.s, 2, x, use_reentrant=False), s=model
+        ),
+        ROWS,
+        gone="s.0 s.1",
+        whole="s.2",
+    )
+
+
+def test_a_wrapped_model_is_read_as_the_model_inside():
+    inner = drawn(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    model = nn.DataParallel(inner)
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=ROWS)
+    small = nnopt.remove_nodes(model, masks, example_input=ROWS)
+    assert type(small) is nn.Sequential and small[0].out_features == 4
+    torch.testing.assert_close(small(ROWS), inner(ROWS), atol=1e-5, rtol=0)
+
+
+def test_a_compiled_model_is_refused():
+    model = torch.compile(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), backend="eager")
+    assert refused(model, ROWS) == (
+        "a model to read must not be compiled; received OptimizedModule. "
+        "Read the module that was compiled; compile what remove_nodes gives."
+    )
+
+
+def test_other_types_of_numbers():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    small, _ = check(model, ROWS.double(), gone="0", whole="2")
+    assert small[0].weight.dtype == torch.float64
+    model = drawn(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))).bfloat16()
+    small, _ = check_dtype(model, ROWS.bfloat16())
+    assert small[2].weight.dtype == torch.bfloat16
+
+
+def check_dtype(model, x):
+    masks = nnopt.prune(model, sparsity=0.5, granularity="node", example_input=x)
+    small = nnopt.remove_nodes(model, masks, example_input=x)
+    torch.testing.assert_close(small(x), model(x), atol=0.05, rtol=0.05)
+    return small, masks
+
+
+# ------------------------------------------------------------ refusals change nothing
+
+
+def learned(model, x):
+    """In the middle of training: gradients, hooks, a frozen parameter, modes that differ."""
+    drawn(model).train()
+    sum(one.sum() for one in run(model, x)).backward()
+    first, *_, last = model.parameters()
+    first.requires_grad_(False)
+    last.register_hook(lambda gradient: 2 * gradient)
+    next(iter(model.children())).eval()
+    model.register_forward_hook(lambda module, args, output: None)
+    model.remembered = {"epoch": 3}
+    return model
+
+
+class Stops(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.a, self.fails = nn.BatchNorm1d(4), nn.Linear(4, 8), False
+
+    def forward(self, x):
+        self.seen = self.a(self.norm(x))
+        if self.fails:
+            raise RuntimeError("stopped\nhere")
+        return self.seen
+
+
+def test_every_bit_stays_when_a_model_does_not_run():
+    model = learned(Stops(), ROWS)
+    model.fails = True
+    assert refused(model, ROWS) == (
+        "Stops must run on the example_input; received RuntimeError: stopped here. "
+        "Pass a batch that it reads: a tensor, a tuple of them, or a dict of keyword arguments."
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "start"),
+    [
+        (nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)), "a model to prune by nodes needs a layer whose"),
+        (
+            nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)),
+            "a model to prune by nodes needs a",
+        ),
+        (
+            nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Softmax(1)),
+            "a model to prune by nodes needs a",
+        ),
+        (nn.Sequential(nn.Dropout(), nn.BatchNorm1d(4)), "a model to prune by nodes needs a layer whose"),
+    ],
+)
+def test_every_bit_stays_when_nothing_can_be_removed(model, start):
+    assert refused(learned(model, ROWS), ROWS).startswith(start)
+    sentence = refused(model, ROWS, granularity="head")
+    assert sentence.startswith("a model to prune by heads needs attention with several heads; received none")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"example_input": None},
+            "reading Net needs an example_input; received none. Pass a batch that the model "
+            "reads, as example_input=x.",
+        ),
+        (
+            {"score": "l7"},
+            "score must be one of l1, l2, bn_scale, geometric_median, random; received 'l7'.",
+        ),
+        ({"skip": ["q"]}, "skip names no layer with prunable weights by 'q'. Choose from a, b, c."),
+        ({"skip": ["?"]}, "skip must leave a node to remove; received 3 layers that make all of them."),
+        (
+            {"sparsity": {"a": 1.5}},
+            "sparsity['a'] must be at least 0 and below 1; received 1.5. For 1.5 %, pass 0.015.",
+        ),
+        (
+            {"score": "bn_scale"},
+            "score 'bn_scale' needs a batch normalization on every node to prune; received none "
+            "after layer 'b'. Use score='l1', or build the network with them.",
+        ),
+    ],
+    ids=["no example", "score", "skip", "skip all", "sparsity", "bn_scale"],
+)
+def test_every_bit_stays_when_options_are_refused(options, sentence):
+    model = Net(lambda m, x: m.c(m.b(m.n(m.a(x))).relu()), n=nn.BatchNorm1d(8), **abc())
+    assert refused(learned(model, ROWS), ROWS, **options) == sentence
+
+
+def test_every_bit_stays_when_removal_is_refused():
+    model = learned(
+        Net(lambda m, x: m.c(m.b(m.n(m.a(x)).sigmoid()).relu()), n=nn.BatchNorm1d(8), **abc()), ROWS
+    )
+    before = everything(model)
+    half = np.arange(8) < 4
+    for masks, said in (
+        (
+            {"a": half},
+            "fold=False. Pass fold=True to add it to the layer's bias (under zero padding, borders differ).",
+        ),
+        ({"q": half}, "the network has no layer 'q'. Choose from a, b."),
+        ({"c": ~half[:2]}, "What stays whole there: its channels are outputs of the model."),
+        (
+            {"a": half & False},
+            "a layer must keep at least one node; layer 'a'; received a mask that removes all.",
+        ),
+        ({"a": half[:3]}, "the mask of layer 'a' must be a boolean array of shape (8,); received bool (3,)."),
+    ):
+        with pytest.raises(NnoptError) as error:
+            nnopt.remove_nodes(model, nnopt.Masks(masks), example_input=ROWS)
+        assert everything(model) == before and str(error.value).endswith(said), str(error.value)
+
+
+def test_what_is_said_of_layers_that_stay_whole():
+    def body(m, x):
+        x = m.a(x)
+        x = torch.special.i0(m.odd(x)) + m.pair(x, x)
+        return m.c(m.b(x.cumprod(0)).relu().argsort(1).float())
+
+    model = Net(
+        body, **linears(a=(4, 8), odd=(8, 8), b=(8, 6), c=(6, 2), never=(3, 3)), pair=nn.Bilinear(8, 8, 8)
+    )
+    text = refused(drawn(model), ROWS)
+    assert text == (
+        "a model to prune by nodes needs a layer whose outputs another layer reads; received none "
+        "('pair': read by 'bilinear', for which there is no rule; 'never': it did not run on the example; "
+        "'a': read by 'bilinear', for which there is no rule in Bilinear)."
+    )

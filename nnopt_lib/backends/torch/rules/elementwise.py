@@ -17,10 +17,10 @@ from nnopt_lib.backends.torch.rules.reader import (
     bound,
     is_zero,
     rule_for,
+    taught_rule,
 )
 from nnopt_lib.backends.torch.tracing import Call, calls_in
-from nnopt_lib.structure.labels import Value, along, compact, unlabeled, varying
-from nnopt_lib.structure.reading import TAUGHT
+from nnopt_lib.structure.labels import Value, along, compact, distinct, unlabeled, varying
 
 _UNARY = (
     "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish tanh tanhshrink softshrink "
@@ -207,7 +207,8 @@ def _constant(r: Reader, call: Call) -> Result:
 
 @rule_for("taught_elementwise", "taught_joined")
 def _taught(r: Reader, call: Call) -> Result:
-    at_zero = TAUGHT[call.target].at_zero
+    rule = taught_rule(call.target)
+    at_zero = rule.at_zero if rule else np.nan
     values = [r.of(one) for one in calls_in([*call.args, *call.kwargs.values()])]
     labels = values[0].labels
     for other in values[1:]:
@@ -216,6 +217,7 @@ def _taught(r: Reader, call: Call) -> Result:
             return None
         labels = joined
     held = at_zero if all(is_zero(one) for one in values) else np.nan
+    r.reading.note_size(r.where(call), np.unique(distinct(labels)))  # what is taught is always tried
     return Value(np.broadcast_to(labels, call.shape), held)
 
 

@@ -51,7 +51,7 @@ def _move(r: Reader, call: Call) -> Result:
     x = values[0]
     if name in _PICKS.split() and not _picked(r, call, name, x.labels, parts):
         return None
-    if name in _SIZED.split() and _names_sizes(call, name):
+    if name == "taught_moved" or (name in _SIZED.split() and _names_sizes(call, name)):
         for one in [x.labels, *parts]:
             r.reading.note_size(r.where(call), np.unique(distinct(one)))
         _note_sizes(r, call, [x.labels, *parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from nnopt_lib.backends.torch.build import tree
 from nnopt_lib.backends.torch.tracing import OUTSIDE, Call
 from nnopt_lib.structure.labels import NONE, Value, along, spread, unlabeled
-from nnopt_lib.structure.reading import TAUGHT, Reading
+from nnopt_lib.structure.reading import TAUGHT, Reading, Taught
 
 Result = Value | list[Value] | None
 Rule = Callable[["Reader", Call], Result]
@@ -22,6 +23,19 @@ RULES: dict[str, Rule] = {}
 def taught(module: nn.Module) -> bool:
     """Whether a rule was taught for this kind of module: it is then written down whole."""
     return type(module) in TAUGHT
+
+
+def taught_rule(target: Any) -> Taught | None:
+    """The rule that was taught for a function or a class; a custom operator has three names."""
+    if target in TAUGHT or not TAUGHT:
+        return TAUGHT.get(target)
+    packet = getattr(target, "overloadpacket", None)
+    if packet in TAUGHT:
+        return TAUGHT[packet]
+    # `torch.library.custom_op` gives an object that calls its operator.
+    return next(
+        (rule for op, rule in TAUGHT.items() if getattr(op, "_opoverload", op) in (target, packet)), None
+    )
 
 
 def rule_for(*names: str) -> Callable[[Rule], Rule]:
@@ -59,8 +73,9 @@ class Reader:
         target = call.target
         if isinstance(target, str):
             return target.strip("_")
-        if target in TAUGHT:
-            return f"taught_{TAUGHT[target].kind}"
+        rule = taught_rule(target)
+        if rule is not None:
+            return f"taught_{rule.kind}"
         module = getattr(target, "__module__", None) or ""
         name = getattr(target, "__name__", str(target))
         # A function of somebody else's may bear the name of one of torch's.
@@ -127,7 +142,7 @@ class Reader:
 
     def where(self, call: Call) -> str:
         """The kind of place that a call stands at: alike for modules of one class."""
-        name = call.name.rstrip("0123456789").rstrip("_")
+        name = re.sub(r"_\d+$", "", call.name)
         return f"{name!r} in {type(call.within).__name__}"
 
     def refuse(self, reason: str) -> None:
