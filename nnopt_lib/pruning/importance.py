@@ -93,15 +93,17 @@ def check_examples(what: str, x: Any, y: Any = None, *, labels: bool = False) ->
 
 
 def _l1(rows: np.ndarray) -> np.ndarray:
-    return np.abs(rows).sum(1)
+    # Not of a copy in float64: a size is exact in any type, and the sum converts piece by piece.
+    return np.add.reduce(np.abs(rows), axis=1, dtype=np.float64)
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
-    return np.square(rows).sum(1)
+    return np.square(rows.astype(np.float64)).sum(1)
 
 
 def _distances(rows: np.ndarray) -> np.ndarray:
     """Sum of a row's Euclidean distances to all others of its layer."""
+    rows = rows.astype(np.float64)
     squares = np.square(rows).sum(1)
     # |a - b|^2 = |a|^2 + |b|^2 - 2ab: one product, where differences would take rows^2 * entries numbers.
     between = squares[:, None] + squares[None, :] - 2 * rows @ rows.T
@@ -115,8 +117,8 @@ def _per_node(
     total, count = np.zeros(channels.size), np.zeros(channels.size)
     for axis in channels.made(part):
         rows = np.moveaxis(weights[axis.tensor], axis.axis, 0)
-        # In float64: a float32 sum over thousands of weights loses the digits that tell close nodes apart.
-        scores = rule(rows.reshape(len(rows), -1).astype(np.float64))
+        # Rules sum in float64: a float32 sum over thousands of weights loses digits that tell close nodes apart.
+        scores = rule(rows.reshape(len(rows), -1))
         removable = axis.nodes != FIXED
         total += np.bincount(axis.nodes[removable], scores[removable], channels.size)
         count += np.bincount(axis.nodes[removable], None, channels.size)

@@ -5,14 +5,16 @@
 Same networks, same criterion (the sum of |w| over the kernel rows of a coupled group), same ratio of one half
 in each group of layers, on both sides. First the channels that are left, bit by bit, MACs and outputs. Then
 seconds of describing the network, of grouping its nodes, of scoring them and of removing them, on ResNets of
-20, 56 and 500 layers, in turns in this process. Then measured latency of the dense network and of both small
-ones, in turns. The last table tries architectures and operations on both sides and says what came of it:
-outputs are compared with those of the same network with the same nodes masked.
+20, 56, 110 and 500 layers, ResNet-50 and ViT-B at 224, in turns in this process, and of the two calls as a
+whole, with a line MET or MISSED for each bar. Then measured latency of the dense network and of both small
+ones, in turns. The last tables try architectures, operations and the networks of tests/zoo on both sides
+and say what came of it: outputs are compared with those of the same network with the same nodes masked.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import time
 import warnings
@@ -27,13 +29,16 @@ from torch import nn
 
 import nnopt_lib as nnopt
 from nnopt_lib import measure
-from nnopt_lib.models.describe import Described, read
+from nnopt_lib.backends.torch import reading as torch_reading
+from nnopt_lib.models import channels as channels_of_models
 from nnopt_lib.pruning import removal as surgery
-from nnopt_lib.pruning.importance import keep_nodes, l1
-from nnopt_lib.structure.coupling import couple
+from nnopt_lib.pruning.importance import by_weights, keep_nodes
 from tests.torch_architectures import TORCH, ResNet, drawn
+from tests.zoo import ZOO, tensors
+from tests.zoo import call as called
+from tests.zoo import drawn as drawn_from_zoo
 
-SIZES = {20: 3, 56: 9, 500: 83}  # layers: blocks in each of three stages
+LAYERS = (20, 56, 110, 500)  # of ResNets for CIFAR
 
 
 class SumOfRows(tp.importance.Importance):
@@ -52,15 +57,18 @@ class SumOfRows(tp.importance.Importance):
 
 def pruner_of(model: nn.Module, x: torch.Tensor, importance: Any = None, **options: Any) -> Any:
     """Torch-Pruning's pruner, the network's last layer left out, as ours leaves its outputs out."""
-    last = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
-    options = {"pruning_ratio": 0.5, "ignored_layers": [last]} | options
+    options = {"pruning_ratio": 0.5, "ignored_layers": [last_layer(model)]} | options
     return tp.pruner.MagnitudePruner(model, x, importance or SumOfRows(), **options)
+
+
+def last_layer(model: nn.Module) -> nn.Module:
+    """The one that makes the outputs."""
+    return [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1]
 
 
 def prune_ours(model: nn.Module, x: Any) -> nn.Module:
     """Our two lines; `model` is left with its masked nodes."""
-    masks = nnopt.prune(model, sparsity=0.5, granularity="node", score="l1", scope="layer", example_input=x)
-    return nnopt.remove_nodes(model, masks, example_input=x)
+    return nnopt.remove_nodes(model, masks_of(model, x), example_input=x)
 
 
 def prune_by_torch_pruning(model: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -116,61 +124,125 @@ def seconds_of(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def time_ours(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
-    """Seconds of each step, by the functions that `prune` and `remove_nodes` call."""
+    """Seconds of each step, by the functions that `prune` and `remove_nodes` call, and of the two calls."""
     t = {}
-    t["description"], (spec, paths, orders) = seconds_of(lambda: read(model, x))
-    t["grouping"], coupling = seconds_of(lambda: couple(spec))
-    described = Described(spec, paths, orders, coupling)
-    t["scoring"], kept = seconds_of(
-        lambda: keep_nodes(coupling, l1(coupling, described.weights(model)), sparsity=0.5, scope="layer")
-    )
-    t["removal"], _ = seconds_of(lambda: surgery._removed(model, described, kept, x, False))
-    t["steps"], t["in place"] = sum(t.values()), t["removal"]
-    t["in one"], _ = seconds_of(lambda: prune_ours(model, x))
+    t["description"], reading = seconds_of(lambda: torch_reading.read(model, x))
+    t["grouping"], channels = seconds_of(lambda: reading.channels("node"))
+    t["trial"], channels = seconds_of(lambda: channels_of_models._tried(model, reading, "node"))
+    t["scoring"], scores = seconds_of(lambda: by_weights(model, channels, "l1", 0))
+    kept = keep_nodes(channels, scores, sparsity=0.5, scope="layer")
+    read = channels_of_models.ReadModel(channels, reading)
+    t["removal"], _ = seconds_of(lambda: surgery.cut_model(model, read, kept, False, compare=False))
+    t["removal, compared"], _ = seconds_of(lambda: surgery.cut_model(model, read, kept, False))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    t["prune"], masks = seconds_of(lambda: masks_of(model, x))
+    model.load_state_dict(before)  # `prune` sets weights to 0
+    t["remove_nodes"], _ = seconds_of(lambda: nnopt.remove_nodes(model, masks, example_input=x))
+    t["both calls"] = t["prune"] + t["remove_nodes"]
     return t
+
+
+def masks_of(model: nn.Module, x: Any) -> Any:
+    """Of half of each group's nodes."""
+    return nnopt.prune(model, sparsity=0.5, granularity="node", score="l1", scope="layer", example_input=x)
 
 
 def time_torch_pruning(model: nn.Module, x: torch.Tensor) -> dict[str, float]:
     """The same steps by theirs, which prune in place; a copy made first leaves the model as ours does."""
     t = {}
-    graph = tp.DependencyGraph()
+    graph, last = tp.DependencyGraph(), last_layer(model)
     t["description"], _ = seconds_of(lambda: graph.build_dependency(model, x))
-    t["grouping"], _ = seconds_of(lambda: list(graph.get_all_groups(ignored_layers=[model.fc])))
+    t["grouping"], groups = seconds_of(lambda: list(graph.get_all_groups(ignored_layers=[last])))
+    importance = SumOfRows()
+    t["scoring"], _ = seconds_of(lambda: [importance(group) for group in groups])
     copied, copy_of_model = seconds_of(lambda: copy.deepcopy(model))
-    made, pruner = seconds_of(lambda: pruner_of(copy_of_model, x))
+    heads = heads_of(copy_of_model)
+    made, pruner = seconds_of(lambda: pruner_of(copy_of_model, x, num_heads=heads))
     chosen, groups = seconds_of(lambda: list(pruner.step(interactive=True)))
     t["in place"], _ = seconds_of(lambda: [group.prune() for group in groups])
     t["removal"] = copied + t["in place"]
-    t["in one"] = copied + made + chosen + t["in place"]
-    t["scoring"] = chosen  # and grouping, once more
-    t["steps"] = t["description"] + chosen + t["removal"]
+    t["both calls"] = copied + made + chosen + t["in place"]
     return t
 
 
-def compare_seconds(size: int) -> None:
-    """The best of several turns of each step; growth from 20 to 500 layers over that of the layers."""
-    steps = ("description", "grouping", "scoring", "removal", "steps", "in one", "in place")
+def heads_of(model: nn.Module) -> dict[nn.Module, int]:
+    """What theirs must be told of attention."""
+    return {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+
+
+def check_equal(name: str, model: nn.Module, x: torch.Tensor) -> None:
+    """Both sides must leave the same kernels, or their seconds mean nothing."""
+    rival, ours = prune_by_torch_pruning(model, x), prune_ours(copy.deepcopy(model), x)
+    pairs = zip(ours.modules(), rival.modules(), strict=True)
+    kernels = [(a.weight, b.weight) for a, b in pairs if isinstance(a, (nn.Conv2d, nn.Linear))]
+    same = sum(torch.equal(a, b) for a, b in kernels)
+    print(f"{name}: {same} of {len(kernels)} kernels equal, bit by bit")
+    if same < len(kernels):
+        raise SystemExit(f"{name}: the two sides do not agree; timing them would mean nothing")
+
+
+STEPS = ("description", "grouping", "scoring", "removal")
+OURS_ALONE = ("trial", "removal, compared", "prune", "remove_nodes")
+
+
+def timed_networks() -> dict[str, tuple[Callable[[], nn.Module], int, int]]:
+    """What makes each network, the size of its image, how many turns."""
+    resnets = {
+        f"resnet-{n}": (functools.partial(ResNet, (n - 2) // 6, 8), 32, 7 if n > 110 else 15) for n in LAYERS
+    }
+    large = {"resnet-50 at 224": "resnet-50", "vit-b at 224": "vit-b/16"}
+    return {**resnets, **{name: (ZOO[of].make, 224, 5) for name, of in large.items()}}
+
+
+def compare_seconds() -> None:
+    """Medians of turns, step by step and as a whole; a line for each bar; growth over that of layers."""
+    print("\nmilliseconds, one image (medians of turns): ours, theirs, theirs / ours")
+    medians: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+    missed: list[str] = []
+    shown = (*STEPS, "both calls")
+    for name, (make, size, turns) in timed_networks().items():
+        torch.manual_seed(0)
+        model, x = make().eval(), torch.randn(1, 3, size, size)
+        if "vit" in name:  # theirs removes numbers from between residual blocks, ours hidden ones and heads
+            print(f"{name}: the two sides remove different nodes; seconds are beside each other only")
+        else:
+            check_equal(name, drawn(make()).eval(), x)
+        taken = [(time_ours(model, x), time_torch_pruning(model, x)) for _ in range(turns + 1)][1:]
+        own, other = (
+            {step: 1e3 * float(np.median([turn[side][step] for turn in taken])) for step in taken[0][side]}
+            for side in (0, 1)
+        )
+        medians[name] = own, other
+        for step in shown:
+            ratio = other[step] / own[step]
+            bar = "MET" if ratio >= 1 else "MISSED"
+            missed += [f"{name}, {step} ({ratio:.2f})"] * (ratio < 1)
+            print(f"{name:>17} {step:>18} {own[step]:8.1f} {other[step]:8.1f} {ratio:6.2f}x {bar}")
+        alone = ", ".join(f"{step} {own[step]:.1f}" for step in OURS_ALONE)
+        print(f"{name:>17} ours alone: {alone}; theirs in place {other['in place']:.1f}")
+    print(f"at least as fast in every cell: {'MISSED in ' + '; '.join(missed) if missed else 'MET'}")
+    first = f"resnet-{LAYERS[0]}"
+    print(f"growth of seconds from {first} on, over that of layers (1: linear): ours / theirs; bar 1.25")
+    for layers in LAYERS[1:]:
+        growth = [
+            [
+                medians[f"resnet-{layers}"][side][s] / medians[first][side][s] * LAYERS[0] / layers
+                for s in shown
+            ]
+            for side in (0, 1)
+        ]
+        cells = [f"{s} {a:.2f} / {b:.2f}" for s, a, b in zip(shown, *growth, strict=True)]
+        print(f"{layers:>6} {', '.join(cells)}: {'MET' if max(growth[0]) <= 1.25 else 'MISSED'}")
     print(
-        f"\nmilliseconds, ResNets of width 8, one 3 x {size} x {size} image (best of turns): ours, theirs, ratio"
+        "description: one recorded run and its rules; theirs build_dependency. removal: a smaller copy; theirs"
     )
-    print(f"{'layers':>6} " + " ".join(f"{step:>21}" for step in steps))
-    x, best = torch.zeros(1, 3, size, size) + 0.1, {}
-    for layers, blocks in SIZES.items():
-        model = ResNet(blocks, 8).eval()
-        turns = [(time_ours(model, x), time_torch_pruning(model, x)) for _ in range(5 if blocks > 9 else 20)]
-        own, other = ({s: 1e3 * min(turn[side][s] for turn in turns) for s in steps} for side in (0, 1))
-        other["scoring"] -= other["grouping"]
-        best[layers] = own, other
-        cells = [f"{own[s]:5.1f} {other[s]:6.1f} {other[s] / own[s]:6.2f}x" for s in steps]
-        print(f"{layers:>6} " + " ".join(f"{cell:>21}" for cell in cells))
-    print("growth of seconds from 20 to 500 layers, over the 25 of the layers (1: linear)")
-    for side, name in enumerate(("ours", "theirs")):
-        growth = [best[500][side][s] / best[20][side][s] / 25 for s in steps]
-        print(f"{name:>6} " + " ".join(f"{g:>21.2f}" for g in growth))
-    print("description: ours is run as a check, too. removal: a smaller copy, tried on the image, with its")
-    print("recipe; theirs copy.deepcopy and group.prune(). steps: the sum of the four. in one: prune and")
-    print("remove_nodes, which both describe the model; theirs a copy, the pruner and its step.")
-    print("in place: group.prune() of all groups alone, beside our whole removal.")
+    print(
+        "copy.deepcopy and group.prune(). compared: with both models run beside each other, which theirs does"
+    )
+    print(
+        "not do. both calls: prune (with its trial) and remove_nodes (which reads again and compares); theirs"
+    )
+    print("a copy, the pruner, its step.")
 
 
 def compare_latency(blocks: int = 9, width: int = 16) -> None:
@@ -334,27 +406,31 @@ def mask_rows(layer: Any, gone: list[int]) -> None:
             tensor[gone] = 0
 
 
+def cut_beside_masked(model: nn.Module, masked: nn.Module, x: Any) -> None:
+    """Theirs cuts `model`; in its copy `masked` what each group removed is set to 0."""
+    twins = dict(zip(model.modules(), masked.modules(), strict=True))
+    left: dict[Any, np.ndarray] = {}  # where a layer's channels stood at first
+    pruner = pruner_of(model, x, num_heads=heads_of(model))
+    for group in pruner.step(interactive=True):
+        gone = []
+        for dep, channels in group:
+            layer = dep.target.module
+            if layer in twins and "out_channels" in dep.handler.__name__:
+                total = pruner.DG.get_out_channels(layer)
+                indices = left.setdefault(layer, np.arange(total or 0))
+                gone.append((layer, indices[channels].tolist()))
+                left[layer] = np.delete(indices, channels)
+        group.prune()
+        with torch.no_grad():
+            for layer, channels in gone:
+                mask_rows(twins[layer], channels)
+
+
 def try_torch_pruning(model: nn.Module, x: torch.Tensor) -> str:
     """The same by Torch-Pruning; the masked model is a copy with what each group removed set to 0."""
     before, masked = parameters(model), copy.deepcopy(model)
-    twins = dict(zip(model.modules(), masked.modules(), strict=True))
-    left: dict[Any, np.ndarray] = {}  # where a layer's channels stood at first
-    heads = {layer: layer.num_heads for layer in model.modules() if isinstance(layer, nn.MultiheadAttention)}
     try:
-        pruner = pruner_of(model, x, num_heads=heads)
-        for group in pruner.step(interactive=True):
-            gone = []
-            for dep, channels in group:
-                layer = dep.target.module
-                if layer in twins and "out_channels" in dep.handler.__name__:
-                    total = pruner.DG.get_out_channels(layer)
-                    indices = left.setdefault(layer, np.arange(total or 0))
-                    gone.append((layer, indices[channels].tolist()))
-                    left[layer] = np.delete(indices, channels)
-            group.prune()
-            with torch.no_grad():
-                for layer, channels in gone:
-                    mask_rows(twins[layer], channels)
+        cut_beside_masked(model, masked, x)
         if parameters(model) == before:
             return "no: nothing was removed"
         with torch.no_grad():
@@ -387,15 +463,66 @@ def compare_reach() -> None:
     print(f"{'a Keras functional model':>28} | {try_keras():<62} | no: it reads PyTorch modules")
 
 
+def largest_difference(expected: Any, given: Any) -> float:
+    """Beside the largest number of the first; over all outputs."""
+    pairs = list(zip(tensors(expected), tensors(given), strict=True))
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+def zoo_ours(model: nn.Module, x: Any) -> tuple[float, float]:
+    """The share of parameters that left, and the difference from the masked network."""
+    before, small = parameters(model), prune_ours(model, x)
+    with torch.no_grad():
+        return 1 - parameters(small) / before, largest_difference(called(model, x), called(small.eval(), x))
+
+
+def zoo_torch_pruning(model: nn.Module, x: Any) -> tuple[float, float]:
+    """The same by theirs; nothing in it is masked, so rows of what each group removes are set to 0 in a copy."""
+    before, masked = parameters(model), copy.deepcopy(model)
+    cut_beside_masked(model, masked, x)
+    with torch.no_grad():
+        called(model.eval(), x)
+        if parameters(model) == before:
+            raise ValueError("nothing was removed")
+        return 1 - parameters(model) / before, largest_difference(called(masked, x), called(model, x))
+
+
+def compare_zoo() -> None:
+    """One row for each network of tests/zoo: share of parameters that left, difference from the masked one."""
+    print(
+        "\nnetworks of tests/zoo, half of each group: parameters removed, largest difference from the masked"
+    )
+    counts = {"ours": 0, "theirs": 0}
+    sides = {"ours": zoo_ours, "theirs": zoo_torch_pruning}
+    nodes = {name: entry for name, entry in ZOO.items() if "node" in entry.granularities}
+    for name, entry in nodes.items():
+        cells = []
+        for side, run in sides.items():
+            model, x = drawn_from_zoo(entry)
+            try:
+                share, difference = run(model, x)
+                counts[side] += difference <= 1e-5
+                cells.append(f"{share:4.0%} {difference:.0e}{'' if difference <= 1e-5 else ' DIFFERS'}")
+            except Exception as error:  # any of them is what the table is to show
+                cells.append(first_words(error))
+            del model
+        print(f"{name:>22} | {cells[0]:<40} | {cells[1]}", flush=True)
+    bar = "MET" if counts["ours"] == len(nodes) else "MISSED"
+    print(
+        f"equal to the masked network to 1e-5: ours {counts['ours']}, theirs {counts['theirs']} of {len(nodes)}"
+    )
+    print(f"every network of the zoo, to 1e-5: {bar}")
+
+
 def main() -> None:
     """All tables."""
     warnings.simplefilter("ignore")  # of theirs, on every parameter outside a layer
     print(f"torch {torch.__version__}, Torch-Pruning {tp.__version__}, {torch.get_num_threads()} threads")
     compare_networks()
-    for size in (16, 32):
-        compare_seconds(size)
+    compare_seconds()
     compare_latency()
     compare_reach()
+    compare_zoo()
 
 
 if __name__ == "__main__":
