@@ -117,7 +117,7 @@ def _per_node(
     total, count = np.zeros(channels.size), np.zeros(channels.size)
     for axis in channels.made(part):
         rows = np.moveaxis(weights[axis.tensor], axis.axis, 0)
-        # Rules sum in float64: a float32 sum over thousands of weights loses digits that tell close nodes apart.
+        # Rules sum in float64: a float32 sum over thousands of weights loses digits that tell nodes apart.
         scores = rule(rows.reshape(len(rows), -1))
         removable = axis.nodes != FIXED
         total += np.bincount(axis.nodes[removable], scores[removable], channels.size)
