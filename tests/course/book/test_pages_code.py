@@ -15,8 +15,7 @@ ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "book" / "bring-your-own-network.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 READERS = [
-    *(ROOT / "nnopt_lib" / "backends" / "torch" / "rules").glob("*.py"),
-    *(ROOT / "nnopt_lib" / "backends" / "keras").glob("rules_*.py"),
+    *(ROOT / "nnopt_lib" / "backends").glob("*/rules/*.py"),
     *(ROOT / "nnopt_lib" / "backends").glob("*/reading.py"),
     ROOT / "nnopt_lib" / "backends" / "keras" / "walk.py",
     ROOT / "nnopt_lib" / "structure" / "reading.py",
