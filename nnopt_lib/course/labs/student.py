@@ -1,4 +1,4 @@
-"""What a lab's notebook imports: a seed of one's own, and a drawn comparison of two small arrays."""
+"""What a lab's notebook imports: a seed of one's own, settings drawn from it, a comparison of two arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,31 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nnopt_lib.checks import refuse
+from nnopt_lib.course.labs.drawing import Drawing, drawing
+from nnopt_lib.course.labs.marking import given, mark, same_words, verdict
 from nnopt_lib.results.style import COLORS, INK, QUIET
 
+__all__ = [
+    "Drawing",
+    "choose",
+    "compare",
+    "drawing",
+    "given",
+    "mark",
+    "same_words",
+    "seed_of",
+    "verdict",
+]
 SHADE, WRONG = COLORS[:2]  # blue and vermilion, which every reader can tell apart
 LARGEST = 12  # rows and columns that are drawn
 
 
-def seed_of(student: str) -> int:
+def seed_of(student: str, key: str = "") -> int:
     """The seed of a student: a whole number below 2**31 from the sha256 of the name.
 
-    All that a lab draws comes from it, so that each student measures numbers of their own. Accents count the
-    same however a system writes them. Refuses a name that is empty or no text.
+    All that a lab draws comes from it, so that each student measures numbers of their own, and in another
+    course, with another `key`, others again. Accents count the same however a system writes them. Refuses a
+    name that is empty or no text.
 
     Example:
         >>> seed_of("ada") == seed_of("ada"), seed_of("ada") == seed_of("bob")
@@ -38,7 +53,23 @@ def seed_of(student: str) -> int:
         )
     name = unicodedata.normalize("NFC", student.strip())
     # Not Python's `hash`, which is another number in every process.
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % 2**31
+    return _number_of(f"{key}\0{name}" if key else name)
+
+
+def choose(seed: int, what: str, options: Sequence[Any]) -> Any:
+    """One of `options`, by a seed and the name of the setting: the same whenever and wherever it is asked.
+
+    Example:
+        >>> choose(7, "width", [8, 16, 32]) == choose(7, "width", [8, 16, 32])
+        True
+    """
+    if not options:
+        refuse(f"there must be something to choose {what!r} from", "no options")
+    return options[_number_of(f"{seed} {what}") % len(options)]
+
+
+def _number_of(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % 2**31
 
 
 class Comparison(Figure):
@@ -75,21 +106,21 @@ def compare(received: Any, expected: Any, *, title: str = "") -> Figure:
     wanted = np.asarray(expected)
     if wanted.ndim not in (1, 2) or wanted.size == 0 or wanted.dtype.kind not in "buif":
         refuse("expected must be numbers in one or two dimensions", repr(expected))
-    given, problem = _as_numbers(received)
-    if given is not None and given.shape != wanted.shape:
-        problem = f"The shape differs: received {given.shape}, expected {wanted.shape}."
-    differs = np.zeros(wanted.shape, bool) if given is None or problem else ~_same(given, wanted)
-    sentence = problem or _in_words(given, wanted, differs)
+    array, problem = _as_numbers(received)
+    if array is not None and array.shape != wanted.shape:
+        problem = f"The shape differs: received {array.shape}, expected {wanted.shape}."
+    differs = np.zeros(wanted.shape, bool) if array is None or problem else ~_same(array, wanted)
+    sentence = problem or _in_words(array, wanted, differs)
     # The largest finite value gets the darkest cell, an infinite one none; all zeros are drawn against 1.
     scale = float(np.nanmax(np.abs(np.where(np.isfinite(wanted), wanted, 0.0)), initial=0)) or 1.0
-    marks = differs if given is not None and given.shape == wanted.shape else None
-    return _figure(title, sentence, given, wanted, scale, marks)
+    marks = differs if array is not None and array.shape == wanted.shape else None
+    return _figure(title, sentence, array, wanted, scale, marks)
 
 
 def _figure(
     title: str,
     sentence: str,
-    given: np.ndarray | None,
+    array: np.ndarray | None,
     wanted: np.ndarray,
     scale: float,
     marks: np.ndarray | None,
@@ -101,7 +132,7 @@ def _figure(
     lines = [line for text in (title, sentence) for line in textwrap.wrap(text, width)]
     figure.suptitle("\n".join(lines), fontsize=10, color=INK)
     left, right = figure.subplots(1, 2) if wanted.ndim == 2 else figure.subplots(2, 1)
-    _draw(left, "received", given, scale, marks)
+    _draw(left, "received", array, scale, marks)
     _draw(right, "expected", wanted, scale, None)
     return figure
 
@@ -111,25 +142,25 @@ def _as_numbers(received: Any) -> tuple[np.ndarray | None, str]:
     try:
         if hasattr(received, "detach"):  # a tensor of PyTorch may belong to a graph
             received = received.detach().cpu()
-        given = np.asarray(received)
+        array = np.asarray(received)
     except Exception:  # whatever a student's object does when it is looked at
-        given = np.asarray(None)
-    if given.dtype.kind not in "buif":
+        array = np.asarray(None)
+    if array.dtype.kind not in "buif":
         return None, f"What was received is not an array of numbers but of type {type(received).__name__}."
-    if given.ndim not in (1, 2) or given.size == 0:
-        return None, f"What was received has the shape {given.shape}, which is not drawn."
-    return given, ""
+    if array.ndim not in (1, 2) or array.size == 0:
+        return None, f"What was received has the shape {array.shape}, which is not drawn."
+    return array, ""
 
 
-def _same(given: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return np.isclose(given.astype(float), wanted.astype(float), rtol=1e-6, atol=1e-9, equal_nan=True)
+def _same(array: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return np.isclose(array.astype(float), wanted.astype(float), rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
-def _in_words(given: np.ndarray | None, wanted: np.ndarray, differs: np.ndarray) -> str:
-    if given is None or not differs.any():
+def _in_words(array: np.ndarray | None, wanted: np.ndarray, differs: np.ndarray) -> str:
+    if array is None or not differs.any():
         return f"All {wanted.size} cells are equal."
     count, first = int(differs.sum()), tuple(int(axis[0]) for axis in np.nonzero(differs))
-    values = f"received {_text(given[first])}, expected {_text(wanted[first])}"
+    values = f"received {_text(array[first])}, expected {_text(wanted[first])}"
     verb = "differs" if count == 1 else "differ"
     return f"{count} of {wanted.size} cells {verb}, first at {list(first)}: {values}."
 

@@ -97,3 +97,20 @@ def test_a_tensor_with_a_gradient_is_drawn():
     import torch
 
     assert repr(labs.compare(torch.ones(2, requires_grad=True), [1, 1])) == "All 2 cells are equal."
+
+
+def test_another_course_gives_other_numbers_and_none_the_usual_ones():
+    seeds = {labs.seed_of("ada"), labs.seed_of("ada", "spring"), labs.seed_of("ada", "autumn")}
+    assert len(seeds) == 3
+    assert labs.seed_of("ada", "") == labs.seed_of("ada")
+
+
+def test_settings_are_chosen_by_seed_and_name_and_every_option_occurs():
+    drawn = [labs.choose(seed, "width", [8, 16, 32]) for seed in range(60)]
+    assert drawn == [labs.choose(seed, "width", [8, 16, 32]) for seed in range(60)]
+    assert set(drawn) == {8, 16, 32}
+    assert drawn != [labs.choose(seed, "depth", [8, 16, 32]) for seed in range(60)]
+    with pytest.raises(
+        NnoptError, match="there must be something to choose 'width' from; received no options"
+    ):
+        labs.choose(1, "width", [])
