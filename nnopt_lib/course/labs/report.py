@@ -12,6 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from nnopt_lib.course.labs.flags import groups_of_equal_numbers
 from nnopt_lib.course.labs.grade import read_record, submitted
 from nnopt_lib.course.labs.gradebook import Course, run
 from nnopt_lib.course.labs.submissions import read_submission
@@ -97,16 +98,6 @@ def _as_text(
         if remark:
             parts.append("\n".join([heading, *(f"  {line}" for line in remark)]))
     return "\n\n".join(parts) + "\n"
-
-
-def groups_of_equal_numbers(records: Mapping[str, Mapping[str, Any] | None]) -> list[list[str]]:
-    """Students who typed the very same `numbers`, in groups of two and more."""
-    groups: dict[str, list[str]] = {}
-    for student, record in records.items():
-        numbers = (record or {}).get("typed", {}).get("numbers")
-        if numbers:
-            groups.setdefault(json.dumps(numbers, sort_keys=True), []).append(student)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _other_names(records: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
