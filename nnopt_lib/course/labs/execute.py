@@ -36,10 +36,12 @@ from nnopt_lib.course.chapters.kernel import LANGUAGE
 from nnopt_lib.course.labs.answers import NotTypedError
 from nnopt_lib.course.labs.attempt import Attempt, Student, typed_in
 from nnopt_lib.course.labs.examine import Examiner
+from nnopt_lib.course.labs.flags import found
 from nnopt_lib.course.labs.gradebook import Course
 from nnopt_lib.course.labs.roster import whose
 from nnopt_lib.course.labs.sandbox.sandbox import Limits, not_cut
 from nnopt_lib.course.labs.submissions import RestoreCells, notebook_of, read_submission
+from nnopt_lib.course.labs.trees import cells_of
 
 MARK = "nnopt"  # our part of a notebook's metadata
 _held_gradebook: Any = None  # the lock that a grading process of ours holds, but while a submission runs
@@ -116,7 +118,10 @@ class GuardedExecute(NbGraderPreprocessor):
         with Examiner(source, counted, path.parent, self.threads) as examiner:
             attempt = Attempt(nb, Student(student, accepted), examiner, limits)
             attempt.run(self.threads, path.parent)
-        flags = [f"{name} was computed, not typed" for name in sorted(attempt.computed)]
+        computed = [f"{name} was computed, not typed" for name in sorted(attempt.computed)]
+        tests = list(examiner.needs)
+        own, solution = (cells_of(nbformat.writes(one).encode(), tests) for one in (nb, source))
+        flags = [*computed, *found(own, solution)]
         return attempt, {"flags": flags, "typed": answers, "name": belongs}
 
 
