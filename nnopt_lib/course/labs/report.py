@@ -15,7 +15,7 @@ from tabulate import tabulate
 from nnopt_lib.course.labs.flags import groups_of_equal_numbers
 from nnopt_lib.course.labs.grade import read_record, submitted
 from nnopt_lib.course.labs.gradebook import Course, run
-from nnopt_lib.course.labs.submissions import read_submission, typed_literals
+from nnopt_lib.course.labs.submissions import read_submission
 from nnopt_lib.files import write_atomically
 
 PAGE = """\
@@ -49,10 +49,10 @@ def _ending(course: Course, lab: str, student: str) -> dict[str, Any] | None:
     record = read_record(course, lab, student)
     graded, handed_in = (course.notebook(step, lab, student) for step in ("autograded", "submitted"))
     if record is None and graded.is_file() and graded.stat().st_mtime >= handed_in.stat().st_mtime:
-        content, problem = read_submission(handed_in)
+        problem = read_submission(handed_in)[1]
         mark = json.loads(graded.read_text(encoding="utf-8"))["metadata"].get("nnopt")
         if mark and not problem:
-            return {**mark, "typed": typed_literals(content)}
+            return dict(mark)
     return record
 
 
