@@ -221,7 +221,7 @@ class _Reader:
         if called in ("setattr", "delattr", "__setattr__", "__delattr__") and first:
             if _full(first, self.imported):
                 yield "changes what belongs to a module", ast.unparse(node)
-        elif called == "seed_of" and isinstance(first, ast.Constant):
+        elif called == "seed_of" and isinstance(first, ast.Constant) and first.value != "variant":
             yield "takes the seed of a name that it writes out", ast.unparse(node)
         elif called in READERS.split() and first and _outside(first):
             yield "reads a file of another folder", ast.unparse(node)

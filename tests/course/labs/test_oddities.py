@@ -99,6 +99,7 @@ HONEST = [
     "try:\n    import seaborn\nexcept ImportError:\n    seaborn = None",
     "try:\n    assert x\nexcept AssertionError as error:\n    print(error)",
     "for seed in range(3):\n    print(labs.seed_of(student) + seed)",
+    "variant = labs.seed_of('variant', course_key)",
     "text = 'C: see chapter 3 / 4, ../ and ~'",
     "def f(:",
 ]
