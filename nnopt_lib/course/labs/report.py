@@ -12,9 +12,10 @@ from typing import Any
 
 from tabulate import tabulate
 
+from nnopt_lib.course.labs.flags import groups_of_equal_numbers
 from nnopt_lib.course.labs.grade import read_record, submitted
 from nnopt_lib.course.labs.gradebook import Course, run
-from nnopt_lib.course.labs.submissions import read_submission, typed_literals
+from nnopt_lib.course.labs.submissions import read_submission
 from nnopt_lib.files import write_atomically
 
 PAGE = """\
@@ -48,10 +49,10 @@ def _ending(course: Course, lab: str, student: str) -> dict[str, Any] | None:
     record = read_record(course, lab, student)
     graded, handed_in = (course.notebook(step, lab, student) for step in ("autograded", "submitted"))
     if record is None and graded.is_file() and graded.stat().st_mtime >= handed_in.stat().st_mtime:
-        content, problem = read_submission(handed_in)
+        problem = read_submission(handed_in)[1]
         mark = json.loads(graded.read_text(encoding="utf-8"))["metadata"].get("nnopt")
         if mark and not problem:
-            return {**mark, "typed": typed_literals(content)}
+            return dict(mark)
     return record
 
 
@@ -97,16 +98,6 @@ def _as_text(
         if remark:
             parts.append("\n".join([heading, *(f"  {line}" for line in remark)]))
     return "\n\n".join(parts) + "\n"
-
-
-def groups_of_equal_numbers(records: Mapping[str, Mapping[str, Any] | None]) -> list[list[str]]:
-    """Students who typed the very same `numbers`, in groups of two and more."""
-    groups: dict[str, list[str]] = {}
-    for student, record in records.items():
-        numbers = (record or {}).get("typed", {}).get("numbers")
-        if numbers:
-            groups.setdefault(json.dumps(numbers, sort_keys=True), []).append(student)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _other_names(records: Mapping[str, Mapping[str, Any] | None]) -> list[str]:

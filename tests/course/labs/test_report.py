@@ -6,7 +6,7 @@ import csv
 import io
 
 from nnopt_lib.course.labs import report as reporting
-from nnopt_lib.course.labs.report import groups_of_equal_numbers, without_requests
+from nnopt_lib.course.labs.report import without_requests
 
 MOST = {"mask-test": 2.0, "words": 0.0}
 DONE = {"failure": "", "not_cut": [], "typed": {}}
@@ -34,18 +34,6 @@ def test_points_as_csv_are_read_back_as_they_were():
     read = list(csv.DictReader(io.StringIO(reporting._as_csv(rows))))
     assert read == [{"student": 'a, "b"', "points": "1.0", "note": "two\nlines"}]
     assert reporting._as_csv([]) == ""
-
-
-def test_equal_numbers_make_a_group_whatever_the_order_of_their_names():
-    records = {
-        "ada": {"typed": {"numbers": {"a": 1, "b": 2}}},
-        "bob": {"typed": {"numbers": {"b": 2, "a": 1}}},
-        "eve": {"typed": {"numbers": {"a": 1, "b": 3}}},
-        "untouched": {"typed": {"numbers": {}}},
-        "copied": {"typed": {"numbers": {}}},  # nothing typed is nothing copied
-        "late": None,
-    }
-    assert groups_of_equal_numbers(records) == [["ada", "bob"]]
 
 
 def test_a_page_asks_the_network_for_nothing():
