@@ -33,7 +33,7 @@ def lab(tmp_path, monkeypatch):
 
 def test_the_student_copy_has_no_solution_no_hidden_test_and_the_expected_picture(lab):
     text = save_copy(lab).read_text()
-    for secret in ("np.abs(values)", "BEGIN SOLUTION", "HIDDEN", "somebody else", "os.environ"):
+    for secret in ("np.abs(values)", "BEGIN SOLUTION", "HIDDEN", "labs.mark", "os.environ"):
         assert secret in labs_class.SOURCE.read_text()
         assert secret not in text
     notebook = nbformat.reads(text, as_version=4)
