@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from nnopt_lib.course.labs.roster import Roster, name_key
+from nnopt_lib.course.labs.roster import Roster, fits, name_key
 
 MOODLE = re.compile(r"(?P<name>.+?)(?:_(?P<id>\d+))?_assignsubmission_[a-z]+(?:_(?P<file>.*))?", re.I | re.S)
 CANVAS = re.compile(r"(?P<name>.+?)(?P<late>_LATE)?_(?P<id>\d+)_(?P<number>\d+)_(?P<file>.+)", re.S)
@@ -66,7 +66,9 @@ def read_places(
     for k, place in enumerate(places):
         if place and place.platform_id in several and place.platform == "canvas":
             place = dataclasses.replace(place, platform="", platform_id="", number=0, late=False)
-        places[k] = dataclasses.replace(place, section="") if place and shared else place
+        if place and (shared and place.section in place.path.parts or fits(place.section, place.called)):
+            place = dataclasses.replace(place, section="")
+        places[k] = place
     plain = [path for path, place in zip(paths, places, strict=True) if place is None]
     by_path = _by_people(lab, plain, roster, other_labs)
     return [place or by_path[path] for path, place in zip(paths, places, strict=True)]
