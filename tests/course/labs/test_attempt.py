@@ -202,7 +202,7 @@ def test_time_is_counted_over_all_starts(kernels, monkeypatch):
 def test_what_is_defined_after_its_test_counts(kernels):
     nb = notebook({**SOLVED, "f": "", "numbers": ""}, after=["def f(x):\n    return 2", SOLVED["numbers"]])
     attempt = attempted(nb)
-    assert points(attempt) == ALL and attempt.notes == {}
+    assert points(attempt) == ALL and (attempt.notes, attempt.computed) == ({}, set())
 
 
 def test_what_was_wrong_at_its_test_is_not_judged_again_by_what_comes_later(kernels):
@@ -238,12 +238,18 @@ def test_what_a_function_raises_is_its_note(kernels):
 
 
 def test_a_released_test_that_the_source_no_longer_has_gets_nothing_from_the_solution(kernels):
-    nb = notebook({**dict.fromkeys(("student", "f", "numbers"), "")})
-    with Examiner(notebook({"f-test": None, "student-test": None}), "ada") as examiner:
-        attempt = Attempt(nb, Student("ada", "ada"), examiner, Limits())
-        attempt.run(1, None)
-    attempt.show()
-    assert points(attempt) == {"student": 0, "f": 0, "numbers": 0}
+    empty = dict.fromkeys(("student", "f", "numbers"), "")
+    for cells, expected in ((empty, dict.fromkeys(ALL, 0)), (SOLVED, ALL)):
+        attempt = attempted(notebook(cells), **{"f-test": None, "student-test": None})
+        assert points(attempt) == expected
+
+
+def test_a_test_that_was_judged_is_not_judged_again_after_a_new_start(kernels, monkeypatch):
+    judged = []
+    judge = Examiner.judge
+    monkeypatch.setattr(Examiner, "judge", lambda *all_: (judged.append(all_[1]), judge(*all_))[1])
+    assert points(attempted(notebook(SOLVED, after=["broken()"]))) == ALL
+    assert len(kernels) == 2 and len(judged) == 3
 
 
 def test_points_stay_within_what_a_test_gives(kernels):
