@@ -20,6 +20,10 @@ HERE = Path("course")
 def release(
     names: Names = None,
     course: CourseFolder = HERE,
+    due: Annotated[
+        str,
+        typer.Option(help='when they are due, as "2027-03-01 23:59" (here) or with a zone; none for no date'),
+    ] = "",
     save: Annotated[bool, typer.Option("--save", help="author: write the committed student copies")] = False,
 ) -> None:
     """Make the student copy of labs, in a class's folder that is made where there is none.
@@ -27,17 +31,28 @@ def release(
     \b
     nnopt labs release --course optimization-2027
     nnopt labs release depth width --course optimization-2027
+    nnopt labs release depth --due "2027-03-01 23:59 Europe/Berlin" --course optimization-2027
     nnopt labs release depth --save
     """
     from nnopt_lib.course.labs import sources as lab_sources
     from nnopt_lib.course.labs.gradebook import make_course
+    from nnopt_lib.course.labs.late import read_due, say_due
+    from nnopt_lib.course.labs.progress import progress
 
+    when = read_due(due) if due else None
     to_release = lab_sources.find_labs(names or [])
     if not save:
         opened = make_course(course)
-    for lab in to_release:
-        path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, opened)
-        typer.echo(f"{lab.name:16} {path}")
+    lines = []
+    with progress(len(to_release), "releasing") as bar:
+        for lab in to_release:
+            path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, opened)
+            if due and not save:
+                opened.set_due(lab.name, when)
+            lines.append(f"{lab.name:16} {path}{f', due {say_due(when)}' if when else ''}")
+            bar.update()
+    for line in lines:
+        typer.echo(line)
 
 
 @labs.command()
@@ -94,13 +109,20 @@ def grade(
 
 
 @labs.command()
-def report(name: Lab, course: CourseFolder = HERE) -> None:
+def report(
+    name: Lab,
+    course: CourseFolder = HERE,
+    tests: Annotated[
+        str, typer.Option(help="in the students' pages, hidden tests stay hidden or are shown")
+    ] = "hidden",
+) -> None:
     """Write points as CSV, a page of feedback for each student, and print the table of the class.
 
     \b
     nnopt labs report depth --course optimization-2027
+    nnopt labs report depth --course optimization-2027 --tests shown
     """
     from nnopt_lib.course.labs.gradebook import open_course
     from nnopt_lib.course.labs.report import report as report_lab
 
-    typer.echo(report_lab(open_course(course), name), nl=False)
+    typer.echo(report_lab(open_course(course), name, tests), nl=False)
