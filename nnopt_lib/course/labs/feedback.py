@@ -13,6 +13,7 @@ from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
 from nbgrader.converters import GenerateFeedback
 from nbgrader.preprocessors import ClearHiddenTests, GetGrades
 from nbgrader.utils import capture_log, is_grade, is_solution, temp_attrs
+from traitlets import List
 
 from nnopt_lib.course.labs.gradebook import Course, run
 from nnopt_lib.course.labs.progress import progress
@@ -31,6 +32,9 @@ PAGE = """\
 
 class HideTests(ClearHiddenTests):
     """Leave hidden tests out of a page, and of an error in them all but what it says to the student."""
+
+    # Of no use here, but the exporter of pages sets it, and warns of a class that does not know it.
+    display_data_priority: Any = List().tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Cut the hidden tests of the lab's own cells."""

@@ -43,7 +43,7 @@ def report(course: Course, lab: str, tests: str = "hidden") -> str:
     left_out = write_platform_files(course, lab, everybody, totals, sum(most.values()))
     text = _as_text(course, lab, everybody, rows, most)
     remarks = {
-        "No page could be made of the notebook of, who have a plain one:": [
+        "Have a plain page, since none could be made of their notebook:": [
             f"{student}: {why}" for student, why in no_page.items()
         ],
         "In no file for their platform until they are graded:": [
@@ -120,13 +120,13 @@ def _as_text(
     due = course.due(lab)
     title += f", due {say_due(due)}" if due else ""
     late = due is not None or any(row["late_penalty"] for row in rows)
-    return "\n\n".join([title, _table(_lines(rows, everybody, most, late)), *_remarks(_about(everybody))])
+    return "\n\n".join([title, _table(*_lines(rows, everybody, most, late)), *_remarks(_about(everybody))])
 
 
 def _lines(
     rows: Sequence[Mapping[str, Any]], everybody: Sequence[Standing], most: Mapping[str, float], late: bool
-) -> list[list[str]]:
-    """The table: a name and a section where there are any, the sums with what being late costs."""
+) -> tuple[list[list[str]], int]:
+    """The table, with a name and a section where there are any, and how many of its columns are text."""
     exercises = [name for name in most if most[name]]
     who = ["student", *(key for key in ("name", "section") if any(row[key] for row in rows))]
     who = [key for key in who if key != "name" or any(row["name"] != row["student"] for row in rows)]
@@ -144,7 +144,7 @@ def _lines(
         numbers = [_number(row[name]) for name in (*exercises, *sums)]
         numbers[-1] += " (stale)" if one.stale else ""
         lines.append([*(str(row[key]) for key in who), *numbers])
-    return lines
+    return lines, len(who)
 
 
 def _about(everybody: Sequence[Standing]) -> dict[str, list[str]]:
@@ -224,9 +224,8 @@ def _number(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    """Names on the left, numbers under each other; letters of East Asian names count as two columns."""
-    texts = sum(word in ("student", "name", "section") for word in lines[0])
+def _table(lines: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """`texts` columns on the left, then numbers; letters of East Asian names count as two columns."""
     sides = [*("left" for _ in range(texts)), *("right" for _ in lines[0][texts:])]
     # Cells are text: a student whose account is called 007 would become 7.
     return tabulate(lines, tablefmt="plain", colalign=sides, disable_numparse=True)
