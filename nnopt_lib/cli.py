@@ -254,9 +254,10 @@ def writeup(
 @app.command()
 def env() -> None:
     """Print versions, hardware and data, and what was not found."""
+    from nnopt_lib.course.labs.sandbox.bubblewrap import in_words
     from nnopt_lib.experiments.provenance import describe_environment
 
-    for name, words in describe_environment().items():
+    for name, words in {**describe_environment(), "bubblewrap": in_words()}.items():
         typer.echo(f"{name:16} {words}")
 
 

@@ -259,6 +259,7 @@ def test_env_says_what_is_installed_and_what_is_missing(capsys, project, monkeyp
     lines = {line[:16].strip(): line[17:] for line in out.splitlines()}
     assert (status, err) == (0, "")
     assert lines["python"] == sys.version.split()[0] and lines["jupyter-book"].startswith("1.")
+    assert lines["bubblewrap"].startswith("not found; labs are graded without it")
     assert lines["accelerator"] == "not found; everything runs on the processor"
     assert lines["mnist"] == "not found; downloaded on first use, or name its folder by NNOPT_DATA"
     for file in CATALOG["banking77"].files:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nnopt_lib.checks import refuse
 from nnopt_lib.course.labs.sandbox.sandbox import Limits, not_cut
 
 labs = typer.Typer(rich_markup_mode=None, help="Give, collect and grade the labs of a class.")
@@ -24,35 +25,92 @@ def release(
         str,
         typer.Option(help='when they are due, as "2027-03-01 23:59" (here) or with a zone; none for no date'),
     ] = "",
+    key: Annotated[
+        str,
+        typer.Option(metavar="WORD", help="the class's own word: other data and questions than elsewhere"),
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="change the key of what was released")] = False,
     save: Annotated[bool, typer.Option("--save", help="author: write the committed student copies")] = False,
 ) -> None:
     """Make the student copy of labs, in a class's folder that is made where there is none.
 
     \b
     nnopt labs release --course optimization-2027
-    nnopt labs release depth width --course optimization-2027
+    nnopt labs release depth width --course optimization-2027 --key autumn-27
     nnopt labs release depth --due "2027-03-01 23:59 Europe/Berlin" --course optimization-2027
     nnopt labs release depth --save
     """
+    from nnopt_lib.course.chapters.source import read_source
     from nnopt_lib.course.labs import sources as lab_sources
+    from nnopt_lib.course.labs.course_key import choose_key, has_variants, key_of
     from nnopt_lib.course.labs.gradebook import make_course
     from nnopt_lib.course.labs.late import read_due, say_due
     from nnopt_lib.course.labs.progress import progress
 
     when = read_due(due) if due else None
-    to_release = lab_sources.find_labs(names or [])
-    if not save:
-        opened = make_course(course)
-    lines = []
+    if save:
+        if key or force or due:
+            refuse(
+                "committed student copies have no key and no due date",
+                "--save with --key, --force or --due",
+                "Leave out one of them.",
+            )
+        for lab in lab_sources.find_labs(names or []):
+            typer.echo(f"{lab.name:16} {lab_sources.save_copy(lab)}")
+        return
+    to_release = lab_sources.find_labs(names or [], course)
+    opened = make_course(course)
+    if key:
+        choose_key(opened.folder, key, force=force)
     with progress(len(to_release), "releasing") as bar:
         for lab in to_release:
-            path = lab_sources.save_copy(lab) if save else lab_sources.release(lab, opened)
-            if due and not save:
+            path = lab_sources.release(lab, opened)
+            if due:
                 opened.set_due(lab.name, when)
-            lines.append(f"{lab.name:16} {path}{f', due {say_due(when)}' if when else ''}")
+            alike = key_of(opened.folder) and not has_variants(read_source(lab))
+            about = [str(path), *(["the same whatever the key"] if alike else [])]
+            about += [f"due {say_due(when)}"] if when else []
+            bar.clear()
+            typer.echo(f"{lab.name:16} {', '.join(about)}")
             bar.update()
-    for line in lines:
-        typer.echo(line)
+
+
+@labs.command()
+def new(name: Lab, course: CourseFolder = HERE) -> None:
+    """Start a lab of your own in the class's folder, from a small one that works.
+
+    \b
+    nnopt labs new my-lab --course optimization-2027
+    nnopt labs release my-lab --course optimization-2027
+    """
+    from nnopt_lib.course.labs.gradebook import make_course
+    from nnopt_lib.course.labs.private import new_lab
+
+    opened = make_course(course)
+    typer.echo(f"{new_lab(name, opened.folder)}: edit it, then nnopt labs release {name} --course {course}")
+
+
+@labs.command()
+def pack(
+    name: Lab,
+    course: Annotated[
+        Path | None, typer.Option("--course", help="the class's folder: its notebook and key")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="the .zip file; NAME.zip")] = None,
+) -> None:
+    """Pack what a student needs: the notebook, the library's wheel and how to start, without any solution.
+
+    \b
+    nnopt labs pack depth --course optimization-2027
+    nnopt labs pack depth --out handouts/depth.zip
+    """
+    from nnopt_lib.course.labs import pack as packing
+    from nnopt_lib.course.labs.gradebook import open_course
+    from nnopt_lib.course.labs.sources import find_labs
+
+    opened = open_course(course) if course else None
+    (lab,) = find_labs([name], course)
+    typer.echo(str(packing.pack(lab, opened, out or Path(f"{name}.zip"))))
 
 
 @labs.command()

@@ -23,7 +23,7 @@ SETTINGS = """\
 # Made by nnopt labs release, for nbgrader's commands as well; yours to change.
 import os
 
-from nnopt_lib.course.labs.execute import GUARDED, RESTORED
+from nnopt_lib.course.labs.execute import GUARDED, RESTORED, AnyNotebook
 from nnopt_lib.course.labs.feedback import PAGES
 
 c = get_config()
@@ -32,6 +32,7 @@ c.CourseDirectory.course_id = os.path.basename(c.CourseDirectory.root)
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("your code here")'}
 c.Autograde.sanitize_preprocessors = RESTORED  # cells and their points as they were released
 c.Autograde.autograde_preprocessors = GUARDED  # submissions run in a sandbox
+c.Autograde.exporter_class = AnyNotebook  # whatever program wrote them
 c.HTMLExporter.sanitize_html = True  # no program of a student's in the pages that you and they read
 c.GenerateFeedback.preprocessors = PAGES  # hidden tests stay hidden; nnopt labs report has an option
 c.AssignLatePenalties.plugin_class = "nnopt_lib.course.labs.late.LateWork"

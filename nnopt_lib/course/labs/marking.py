@@ -69,7 +69,8 @@ def mark(answers: Any, expected: Mapping[str, Any], *, points: float) -> Points:
     Parameters:
         answers: what the student gave.
         expected: by name ``(value, tolerance)`` for a number, a text for an answer in words, or a tuple of
-            texts of which each is right.
+            texts of which each is right. A list of any of these is right if one of them is, as where an
+            answer may follow from what the student measured or from what is right.
         points: for all of them.
 
     A number that is 100 times too large or too small gives half of its share: percent stood for a fraction,
@@ -90,10 +91,26 @@ def mark(answers: Any, expected: Mapping[str, Any], *, points: float) -> Points:
     return earned_points
 
 
+def carried(answers: Any, right: Mapping[str, Any], *names: str) -> tuple[float, ...]:
+    """The numbers called `names` as the student gave them; as `right` has them where none was given.
+
+    For a question whose answer follows from numbers of another exercise: an error there costs its point once.
+
+    Example:
+        >>> carried({"low": 0.5, "high": "?"}, {"low": 1.0, "high": 2.0}, "low", "high")
+        (0.5, 2.0)
+    """
+    known = answers if isinstance(answers, Mapping) else {}
+    typed = {name: _as_number(known.get(name)) for name in names}
+    return tuple(float(right[name]) if (number := typed[name]) is None else number for name in names)
+
+
 def _mark_one(received: Any, right: Any) -> tuple[float, str]:
     """The part of its share that one answer earns, and why not all."""
     if _is_missing(received):
         return 0.0, "is missing"
+    if isinstance(right, list):
+        return max((_mark_one(received, one) for one in right), key=lambda marked: marked[0])
     if isinstance(right, str):
         right = (right,)
     if all(isinstance(word, str) for word in right):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ from tabulate import tabulate
 
 from nnopt_lib.checks import check_choice
 from nnopt_lib.course.labs.feedback import CHOICES, write_pages, write_plain_page
+from nnopt_lib.course.labs.flags import groups
 from nnopt_lib.course.labs.gradebook import Course
 from nnopt_lib.course.labs.late import say_due
 from nnopt_lib.course.labs.platforms_out import as_csv, write_platform_files
 from nnopt_lib.course.labs.standing import NOT_HANDED_IN, STALE, Standing, standings
+from nnopt_lib.course.labs.submissions import read_submission
 from nnopt_lib.files import lock, write_atomically
 
 NAMES = {"another's": "typed {name!r}, another student's name", "nobody's": "typed {name!r}, nobody's name"}
@@ -120,7 +121,13 @@ def _as_text(
     due = course.due(lab)
     title += f", due {say_due(due)}" if due else ""
     late = due is not None or any(row["late_penalty"] for row in rows)
-    return "\n\n".join([title, _table(*_lines(rows, everybody, most, late)), *_remarks(_about(everybody))])
+    return "\n\n".join(
+        [
+            title,
+            _table(*_lines(rows, everybody, most, late)),
+            *_remarks(_about(course, lab, everybody, list(most))),
+        ]
+    )
 
 
 def _lines(
@@ -147,8 +154,14 @@ def _lines(
     return lines, len(who)
 
 
-def _about(everybody: Sequence[Standing]) -> dict[str, list[str]]:
+def _about(
+    course: Course, lab: str, everybody: Sequence[Standing], tests: Sequence[str]
+) -> dict[str, list[str]]:
     records = {one.student: one.record for one in everybody if one.handed_in}
+    read = {student: read_submission(course.notebook("submitted", lab, student)) for student in records}
+    alike = groups(
+        records, {student: text for student, (text, problem) in read.items() if not problem}, tests
+    )
     unread: dict[str, list[str]] = {}
     for one in everybody:
         for cell in one.marks.unread if one.marks else ():
@@ -167,9 +180,7 @@ def _about(everybody: Sequence[Standing]) -> dict[str, list[str]]:
         ),
         "Cells that were left out:": _said(_all(records, "left_out")),
         "To look at; no points were taken off:": _said(_all(records, "flags")),
-        "Typed equal numbers, though each has a seed of their own:": [
-            ", ".join(group) for group in groups_of_equal_numbers(records)
-        ],
+        **{heading: [", ".join(group) for group in found] for heading, found in alike.items()},
         "Typed another name than they handed in under, so another seed:": _other_names(records),
         "Late by the platform, though not by the due date here:": [
             one.student for one in everybody if _platform_says_late(one)
@@ -198,16 +209,6 @@ def _remarks(remarks: Mapping[str, Sequence[str]]) -> list[str]:
         for heading, lines in remarks.items()
         if any(lines)
     ]
-
-
-def groups_of_equal_numbers(records: Mapping[str, Mapping[str, Any] | None]) -> list[list[str]]:
-    """Students who typed the very same `numbers`, in groups of two and more."""
-    groups: dict[str, list[str]] = {}
-    for student, record in records.items():
-        numbers = (record or {}).get("typed", {}).get("numbers")
-        if numbers:
-            groups.setdefault(json.dumps(numbers, sort_keys=True), []).append(student)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _other_names(records: Mapping[str, Mapping[str, Any] | None]) -> list[str]:

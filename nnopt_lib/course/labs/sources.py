@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from nnopt_lib.checks import NnoptError, nearest, refuse
 from nnopt_lib.course.chapters.kernel import execute
 from nnopt_lib.course.chapters.source import Chapter, read_source
+from nnopt_lib.course.labs.course_key import key_of, with_key
 from nnopt_lib.course.labs.gradebook import Course, make_course
+from nnopt_lib.course.labs.private import private_labs, public_labs
 from nnopt_lib.course.labs.releasing import release_source
 from nnopt_lib.files import hash_of, write_atomically
 from nnopt_lib.paths import build_folder, project_root
@@ -20,27 +23,33 @@ MARK = "nnopt"  # our part of a notebook's metadata
 HEADING = "This is what it should look like:"
 
 
-def find_labs(names: Sequence[str] = ()) -> list[Chapter]:
-    """The labs called `names`, or all of them, in order of their names."""
-    folder = project_root() / "chapters" / "labs"
-    labs = {path.stem: Chapter(path.stem, path) for path in sorted(folder.glob("*.md"))}
+def find_labs(names: Sequence[str] = (), course: Path | None = None) -> list[Chapter]:
+    """The labs called `names`, or all of them, in order of their names.
+
+    With a class's folder as `course` those that its teacher wrote, in ``labs/`` of it, are among them.
+    """
+    labs = public_labs() | (private_labs(course) if course else {})
     if not labs:
+        folder = project_root() / "chapters" / "labs"
         refuse(f"{folder} must hold labs called NAME.md", None, "Run nnopt inside the course's checkout.")
     for name in names:
         if name not in labs:
             refuse(f"there is no lab {name!r}", None, nearest(name, labs))
-    return [lab for name, lab in labs.items() if not names or name in names]
+    return [lab for name, lab in sorted(labs.items()) if not names or name in names]
 
 
 def release(lab: Chapter, course: Course) -> Path:
     """Put a lab into a course by nbgrader: source with solution, student copy, entry in the gradebook.
 
-    The pictures come from the committed student copy while it fits the source; else the solution is run.
-    Returns the path of the student copy.
+    The class's key is written into it. The pictures come from the committed student copy, or from what was
+    released before, while it fits the source; else the solution is run. Returns the path of the student copy.
     """
-    source = read_source(lab)
-    pictures = _committed_pictures(lab, source)
-    return _release(lab, source, pictures if pictures is not None else draw_pictures(lab, source), course)
+    source = with_key(lab.name, read_source(lab), key_of(course.folder))
+    for path in (lab.notebook, course.notebook("release", lab.name)):
+        pictures = _pictures_in(path, source)
+        if pictures is not None:
+            return _release(lab, source, pictures, course)
+    return _release(lab, source, draw_pictures(lab, source), course)
 
 
 def save_copy(lab: Chapter) -> Path:
@@ -57,7 +66,7 @@ def lab_problems(lab: Chapter) -> list[str]:
         source = read_source(lab)
         if not lab.notebook.is_file():
             return [f"{lab.notebook.name} is missing; {remedy}"]
-        pictures = _committed_pictures(lab, source)
+        pictures = _pictures_in(lab.notebook, source)
         if pictures is None:
             return [f"the pictures of {lab.notebook.name} are of another source; {remedy} anew"]
         if lab.notebook.read_text(encoding="utf-8") != _student_copy(lab, source, pictures):
@@ -72,7 +81,11 @@ def draw_pictures(lab: Chapter, source: Any) -> list[str]:
     import nbformat
 
     output = build_folder() / "labs" / f"{lab.name}.ipynb"
-    text = execute(f"labs/{lab.name}", source, {}, output, {"NNOPT_STUDENT": "instructor"})
+    # Hidden tests compare with what the solution gives; here it is the solution that they test.
+    runs = copy.deepcopy(source)
+    first = next(cell for cell in runs.cells if cell.cell_type == "code")
+    first.source = f"solution = globals()\n{first.source}"
+    text = execute(f"labs/{lab.name}", runs, {}, output, {"NNOPT_STUDENT": "instructor"})
     pictures = []
     for cell in _expected(nbformat.reads(text, as_version=4)):
         drawn = [one.data["image/png"] for one in cell.outputs if "image/png" in one.get("data", {})]
@@ -92,12 +105,12 @@ def _code(source: Any) -> str:
     return hash_of(*(cell.source for cell in source.cells if cell.cell_type == "code"))
 
 
-def _committed_pictures(lab: Chapter, source: Any) -> list[str] | None:
-    """The pictures in the committed student copy, or None where there are none that fit `source`."""
+def _pictures_in(path: Path, source: Any) -> list[str] | None:
+    """The pictures in a student copy, or None where there are none that fit `source`."""
     import nbformat
 
     try:
-        notebook = nbformat.read(lab.notebook, as_version=4)
+        notebook = nbformat.read(path, as_version=4)
         mark = notebook.metadata.get(MARK, {}).get("pictures_of")
         cells = [cell for cell in notebook.cells if cell.get("attachments") and HEADING in cell.source]
         pictures = [next(iter(cell.attachments.values()))["image/png"] for cell in cells]
@@ -110,8 +123,6 @@ def _committed_pictures(lab: Chapter, source: Any) -> list[str] | None:
 
 def _with_pictures(lab: Chapter, source: Any, pictures: Sequence[str]) -> Any:
     """A copy of `source` with a cell before each one tagged `expected` that shows what it should draw."""
-    import copy
-
     from nbformat.v4 import new_markdown_cell
 
     notebook = copy.deepcopy(source)

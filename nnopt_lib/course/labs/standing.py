@@ -11,7 +11,7 @@ from typing import Any
 from nnopt_lib.course.labs.grade import read_record, submitted
 from nnopt_lib.course.labs.gradebook import Course, Marks
 from nnopt_lib.course.labs.roster import Person, Roster, collected_as, read_roster
-from nnopt_lib.course.labs.submissions import read_submission, typed_literals
+from nnopt_lib.course.labs.submissions import read_submission
 from nnopt_lib.experiments.records import is_sealed
 
 STALE = "stale: the notebook or the lab changed since it was graded; grade again"
@@ -81,10 +81,10 @@ def _ending(course: Course, lab: str, student: str) -> Mapping[str, Any] | None:
 
 def _mark_left(course: Course, lab: str, student: str) -> Mapping[str, Any] | None:
     """What our part of nbgrader's autograde wrote into the notebook that it made."""
-    content, problem = read_submission(course.notebook("submitted", lab, student))
+    problem = read_submission(course.notebook("submitted", lab, student))[1]
     graded = course.notebook("autograded", lab, student)
     mark = json.loads(graded.read_text(encoding="utf-8"))["metadata"].get("nnopt")
-    return {**mark, "typed": typed_literals(content)} if mark and not problem else None
+    return dict(mark) if mark and not problem else None
 
 
 def _earlier(course: Course, lab: str, student: str) -> Mapping[str, Any] | None:

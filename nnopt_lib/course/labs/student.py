@@ -16,11 +16,12 @@ from matplotlib.patches import Rectangle
 
 from nnopt_lib.checks import refuse
 from nnopt_lib.course.labs.drawing import Drawing, drawing
-from nnopt_lib.course.labs.marking import given, mark, same_words, verdict
+from nnopt_lib.course.labs.marking import carried, given, mark, same_words, verdict
 from nnopt_lib.results.style import COLORS, INK, QUIET
 
 __all__ = [
     "Drawing",
+    "carried",
     "choose",
     "compare",
     "drawing",

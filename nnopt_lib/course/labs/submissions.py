@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
+import re
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,21 @@ class RestoreCells(NbGraderPreprocessor):
         with Gradebook(course["db_url"]) as gradebook:
             notebook = gradebook.find_notebook(course["notebook"], course["assignment"])
             released = {cell.name: (cell, _marks(cell, notebook)) for cell in notebook.source_cells}
+        nb.cells = joined(nb.cells)
         for cell in nb.cells:
             name = name_of(cell)
             cell.metadata.pop("nbgrader", None)
             if name in released:
-                cell.metadata["nbgrader"] = dict(released[name][1])
+                source, marks = released[name]
+                cell.metadata["nbgrader"] = dict(marks)
+                if cell.cell_type != source.cell_type:  # made markdown by a slip of the keyboard
+                    _change_type(cell, source.cell_type)
         self._put_back(nb, released)
         for number, cell in enumerate(nb.cells):
             cell["id"] = f"cell-{number}"
             marks = cell.metadata.get("nbgrader")
             cell.metadata = nbformat.from_dict({"nbgrader": marks} if marks else {})
+            _drop_lost_attachments(cell)
         nb.nbformat, nb.nbformat_minor = 4, 5
         nb.metadata = nbformat.from_dict({})  # nbgrader's next steps put the kernel back
         return nb, resources
@@ -57,6 +63,67 @@ class RestoreCells(NbGraderPreprocessor):
                 cell = new(source.source if source.locked else "", metadata={"nbgrader": dict(marks)})
                 nb.cells.insert(position, cell)
             previous = name
+
+
+def joined(cells: list[Any]) -> list[Any]:
+    """The cells with the pieces of a split one together again, and each name on the last of its cells.
+
+    JupyterLab keeps a cell's name when the cell is split or copied. Pieces that stand next to each other are
+    joined where only that makes sense as Python, or where they are text; other cells of a name are run in
+    their order, as in JupyterLab, so that the last copy counts.
+    """
+    result: list[Any] = []
+    for cell in cells:
+        last = result[-1] if result else None
+        if last is not None and name_of(cell) is not None and name_of(cell) == name_of(last):
+            both = f"{last.source}\n{cell.source}"
+            if cell.cell_type == last.cell_type == "markdown":
+                last.source = both if cell.source.strip() != last.source.strip() else last.source
+                last["attachments"] = {**last.get("attachments", {}), **cell.get("attachments", {})}
+                continue
+            if cell.cell_type == last.cell_type == "code" and not (
+                _is_python(cell.source) and _is_python(last.source)
+            ):
+                last.source = both
+                continue
+        result.append(cell)
+    named: set[str] = set()
+    for cell in reversed(result):
+        name = name_of(cell)
+        if name in named:
+            cell.metadata.pop("nbgrader")
+        elif name is not None:
+            named.add(name)
+    return result
+
+
+def _is_python(source: str) -> bool:
+    # Lines that only IPython understands do not make two whole cells the pieces of one.
+    plain = "\n".join("pass" if line.startswith(("%", "!")) else line for line in source.splitlines())
+    try:
+        ast.parse(plain)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _change_type(cell: Any, cell_type: str) -> None:
+    cell.cell_type = cell_type
+    cell.pop("attachments", None)
+    for key in ("outputs", "execution_count"):
+        cell.pop(key, None)
+    if cell_type == "code":
+        cell["outputs"], cell["execution_count"] = [], None
+
+
+def _drop_lost_attachments(cell: Any) -> None:
+    """Name pictures that a text shows and that were lost, since no page could be made of it otherwise."""
+    if cell.cell_type == "markdown":
+        there = cell.get("attachments", {})
+        picture = re.compile(r"!\[([^\]]*)\]\(attachment:([^)\s]+)[^)]*\)")
+        cell.source = picture.sub(
+            lambda found: found[0] if found[2] in there else f"(picture {found[2]} was lost)", cell.source
+        )
 
 
 def name_of(cell: Any) -> str | None:
@@ -90,10 +157,10 @@ def read_submission(path: Path) -> tuple[bytes, str]:
         # Before nbformat, whose conversion and validation take long on what is looked for here.
         if problem := _too_much(json.loads(content)):
             return content, problem
-        notebook = nbformat.reads(content.decode(), as_version=4)
+        notebook = notebook_of(content)
         if not notebook.cells:
             return content, "is not a notebook: it has no cells"
-        nbformat.validate(nbformat.validator.normalize(notebook)[1], relax_add_props=True)
+        nbformat.validate(notebook, relax_add_props=True)
         json.dumps(notebook, ensure_ascii=False).encode()
     except OSError as error:
         return b"", f"could not be read: {error.strerror}"
@@ -105,24 +172,33 @@ def read_submission(path: Path) -> tuple[bytes, str]:
     return content, ""
 
 
+def notebook_of(content: bytes) -> Any:
+    """The notebook that these bytes hold, of whatever format and encoding, as one of version 4."""
+    text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is old, or had cells without a number
+        notebook = nbformat.reads(text, as_version=4)
+        for cell in notebook.cells:
+            if not isinstance(cell.get("metadata"), dict):  # some programs write null
+                cell["metadata"] = nbformat.from_dict({})
+        return nbformat.validator.normalize(notebook)[1]
+
+
 def _too_much(notebook: Any) -> str:
     """What would keep readers of notebooks busy for hours; empty where nothing does."""
-    cells = notebook.get("cells", []) if isinstance(notebook, dict) else []
+    sheets = [notebook, *notebook.get("worksheets", [])] if isinstance(notebook, dict) else []
+    cells = [cell for sheet in sheets for cell in sheet.get("cells", [])]
     if len(cells) > MOST_CELLS:
         return f"has more than {MOST_CELLS} cells"
-    if any(len("".join(cell.get("source", ""))) > MOST_LETTERS for cell in cells):
+    if any(len("".join(cell.get("source", cell.get("input", "")))) > MOST_LETTERS for cell in cells):
         return f"has a cell of more than {MOST_LETTERS} letters"
     return ""
 
 
-def typed_literals(content: bytes) -> dict[str, Any]:
-    """What a student typed for `student` and `numbers`; only literals, so that nothing is executed."""
-    typed: dict[str, Any] = {}
-    for cell in json.loads(content)["cells"]:
-        name = name_of(cell)
-        if name in ("student", "numbers"):
-            with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
-                for node in ast.parse("".join(cell["source"])).body:
-                    if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-                        typed[name] = ast.literal_eval(node.value)
-    return dict(json.loads(json.dumps(typed, default=str, skipkeys=True)))
+def another_labs(content: bytes, tests: list[str]) -> str:
+    """That this is the notebook of another lab than the one with these tests, in words; empty where not."""
+    names = {name_of(cell) for cell in notebook_of(content).cells} - {None}
+    foreign = {name for name in names if str(name).endswith("-test")} - set(tests)
+    if len(foreign) > 1 and len(set(tests) - names) > 1:
+        return f"is the notebook of another lab, with the tests {', '.join(sorted(map(str, foreign)))}"
+    return ""

@@ -204,12 +204,7 @@ def test_honest_students_get_what_they_earned(graded):
 
 
 FAILURES = {
-    "loop": ((1, 2, 0), "timed out after 20 s, in cell numbers"),
     "forkbomb": ((0, 0, 0), "started more than 40 processes and threads, in cell student"),
-    "eater": ((0, 0, 0), "used more than 0.5 GiB of memory, in cell student"),
-    "kernel": ((1, 0, 0), "killed its kernel, in cell mask"),
-    "dies": ((1, 0, 0), "killed its kernel, in cell mask-test"),
-    "forged": ((1, 0, 0), "killed its kernel, in cell mask-test"),
     "junk": (
         (0, 0, 0),
         "is not a notebook: line 1 is no JSON",
@@ -217,10 +212,16 @@ FAILURES = {
     "empty": ((0, 0, 0), "is not a notebook: line 1 is no JSON"),
     "othernotebook": ((0, 0, 0), "is not a notebook: it has no cells"),
     "huge": ((0, 0, 0), "is larger than 20 MiB"),
-    "flood": ((0, 0, 0), "printed more than 10 MiB, in cell student"),
     "files": ((0, 0, 0), "wrote more than 10 MiB or 10000 files, in cell student"),
-    "strips": ((0, 0, 0), "changed how Python tells right from wrong, in or before cell student-test"),
-    "lastline": ((0, 0, 0), "changed how Python tells right from wrong, in or before cell student-test"),
+}
+# A cell that breaks costs what it was worth: what was solved elsewhere is earned, before it and after it.
+LEFT_OUT = {
+    "loop": ((1, 2, 0), "cell numbers ran for more than 6 s"),
+    "eater": ((1, 2, 0), "cell student used more than 0.5 GiB of memory"),
+    "kernel": ((1, 0, 2), "cell mask killed its kernel"),
+    "dies": ((1, 0, 2), "cell mask-test killed its kernel"),
+    "forged": ((1, 0, 0), "cell mask-test killed its kernel"),
+    "flood": ((1, 0, 0), "cell student printed more than 10 MiB"),
 }
 
 
@@ -229,17 +230,27 @@ def test_a_submission_that_misbehaves_fails_by_name_and_keeps_what_it_earned_bef
     assert (points(graded, student), failure(graded, student)) == FAILURES[student]
 
 
+@pytest.mark.parametrize("student", LEFT_OUT)
+def test_a_cell_that_breaks_its_kernel_costs_itself_and_nothing_else(graded, student):
+    expected, sentence = LEFT_OUT[student]
+    assert (points(graded, student), failure(graded, student)) == (expected, "")
+    assert graded["records"][student]["left_out"] == [sentence]
+
+
 def test_nobody_passes_by_tampering(graded):
     assert points(graded, "deleted") == (0, 0, 0)
     assert points(graded, "deletedall") == (1, 0, 2)
-    assert points(graded, "patched") == (0, 0, 0)
+    # The name was typed and is right; whatever they did to Python, no test runs in it.
+    for student in ("patched", "strips", "lastline"):
+        assert points(graded, student) == (1, 0, 0), student
     assert points(graded, "points") == (1, 0, 0)
     assert points(graded, "metadata") == (1, 0, 0)
     assert points(graded, "duplicated") == (0, 0, 0)
     assert points(graded, "deep") == (0, 0, 0)
     assert failure(graded, "deep").startswith("is not a notebook: ")
     assert points(graded, "garbage") == (0, 0, 0)
-    assert failure(graded, "garbage").startswith("could not be executed, in cell student: ")
+    assert failure(graded, "garbage").startswith("could not be executed: ")
+    assert failure(graded, "garbage").endswith(", in cell student")
 
 
 @pytest.mark.skipif(
@@ -313,19 +324,18 @@ def test_the_report_names_failures_copies_and_other_names(graded, tmp_path):
         "othername         0     2        0       2",
     ]
     assert "  Zoé Müller: not graded yet\n" in text
-    assert "  loop: timed out after 20 s, in cell numbers\n" in text
     assert "each has a seed of their own:\n  ada, copied, othername\n" in text
     assert "so another seed:\n  othername: 'ada'\n" in text
     rows = (course.folder / "reports" / "tiny.csv").read_text().splitlines()
     assert rows[:3:2] == [
-        "student,student-test,mask-test,numbers-test,words,points,of,note",
-        "ada,1.0,2.0,2.0,0.0,5.0,5.0,",
+        "student,name,section,student-test,mask-test,numbers-test,words,points,late_penalty,total,of,note",
+        "ada,,,1.0,2.0,2.0,0.0,5.0,0.0,5.0,5.0,",
     ]
     pages = {
         name: (course.notebook("feedback", "tiny", name).with_suffix(".html")).read_text()
         for name in ("loop", "junk")
     }
-    assert "Grading stopped: this notebook timed out after 20 s, in cell numbers." in pages["loop"]
+    assert "Left out: cell numbers ran for more than 6 s." in pages["loop"]
     assert "What junk handed in is not a notebook" in pages["junk"]
     assert not any("//cdn" in page or 'src="http' in page for page in pages.values())
 

@@ -8,7 +8,7 @@ from hypothesis import given as with_cases
 from hypothesis import strategies as st
 
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.course.labs.marking import Points, given, mark, same_words, verdict
+from nnopt_lib.course.labs.marking import Points, carried, given, mark, same_words, verdict
 
 RIGHT = {"share": (0.5, 1e-3), "gain": (36.28, 0.6), "macs": (1184, 0), "better": "yes"}
 TYPED = {"share": 0.5, "gain": 36.3, "macs": 1184, "better": "Yes"}
@@ -99,3 +99,24 @@ def test_what_is_given_and_what_is_missing_is_printed(capsys):
 def test_nothing_to_mark_is_refused():
     with pytest.raises(NnoptError, match="mark needs at least one expected answer and points above 0"):
         mark({}, {}, points=1)
+
+
+def test_of_several_right_answers_one_is_enough(capsys):
+    expected = {"part": [(0.25, 1e-6), (0.5, 1e-6)], "better": ["no", ("yes", "of course")]}
+    for part, better in ((0.25, "no"), (0.5, "Of course"), (0.25, "yes")):
+        assert mark({"part": part, "better": better}, expected, points=2) == 2
+    assert mark({"part": 0.3, "better": "cannot tell"}, expected, points=2) == 0
+    assert mark({"part": 25, "better": "no"}, expected, points=2) == 1.5  # percent for a fraction
+    assert "part: 0.3 is not right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", [None, [], {}, {"low": "?"}, {"low": ...}, {"low": float("nan")}])
+def test_a_number_that_was_not_given_is_carried_from_the_right_ones(typed):
+    assert carried(typed, {"low": -1, "high": 2}, "high", "low") == (2.0, -1.0)
+
+
+def test_a_number_that_was_given_is_carried_although_it_is_wrong():
+    assert carried({"low": "7 %", "high": np.float32(0.5)}, {"low": 1, "high": 2}, "low", "high") == (
+        7.0,
+        0.5,
+    )

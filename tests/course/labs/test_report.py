@@ -10,7 +10,7 @@ import pytest
 
 from nnopt_lib.course.labs import report as reporting
 from nnopt_lib.course.labs.gradebook import CONFIGURATION
-from nnopt_lib.course.labs.report import groups_of_equal_numbers, report
+from nnopt_lib.course.labs.report import report
 from tests.course.labs import by_hand
 
 DUE = datetime.datetime(2027, 3, 1, 12, 0, tzinfo=datetime.UTC)
@@ -186,15 +186,3 @@ def test_a_class_of_which_all_have_dropped_is_an_empty_table(course):
     by_hand.put(course, "ada")
     by_hand.roster(course, "ada,Ada,,,,dropped")
     assert report(course, "tiny").splitlines()[0] == "tiny: 0 handed in"
-
-
-def test_equal_numbers_make_a_group_whatever_the_order_of_their_names():
-    records = {
-        "ada": {"typed": {"numbers": {"a": 1, "b": 2}}},
-        "bob": {"typed": {"numbers": {"b": 2, "a": 1}}},
-        "eve": {"typed": {"numbers": {"a": 1, "b": 3}}},
-        "untouched": {"typed": {"numbers": {}}},
-        "copied": {"typed": {"numbers": {}}},  # nothing typed is nothing copied
-        "late": None,
-    }
-    assert groups_of_equal_numbers(records) == [["ada", "bob"]]

@@ -33,7 +33,7 @@ def lab(tmp_path, monkeypatch):
 
 def test_the_student_copy_has_no_solution_no_hidden_test_and_the_expected_picture(lab):
     text = save_copy(lab).read_text()
-    for secret in ("np.abs(values)", "BEGIN SOLUTION", "HIDDEN", "somebody else", "os.environ"):
+    for secret in ("np.abs(values)", "BEGIN SOLUTION", "HIDDEN", "labs.mark", "os.environ"):
         assert secret in labs_class.SOURCE.read_text()
         assert secret not in text
     notebook = nbformat.reads(text, as_version=4)
@@ -171,3 +171,70 @@ LABS = sorted(path.stem for path in (ROOT / "chapters" / "labs").glob("*.md"))
 def test_the_committed_student_copies_are_what_their_sources_give(name, monkeypatch):
     monkeypatch.setenv("NNOPT_HOME", str(ROOT))
     assert lab_problems(find_labs([name])[0]) == []
+
+
+KEYED = '```{code-cell} ipython3\n---\ntags: [course-key]\n---\ncourse_key = ""\n```\n\n## Implement'
+
+
+def test_the_key_of_a_class_goes_into_all_that_is_released_and_not_into_the_committed_copy(
+    lab, tmp_path, capsys, monkeypatch
+):
+    lab.source.write_text(lab.source.read_text().replace("## Implement", KEYED))
+    drawn = []
+    monkeypatch.setattr(
+        lab_sources, "draw_pictures", lambda lab, source: drawn.append(lab_sources._code(source)) or [PICTURE]
+    )
+    save_copy(lab)
+    course = tmp_path / "course"
+    assert main(["labs", "release", "tiny", "--course", str(course), "--key", "autumn"]) == 0
+    released = course / "release" / "tiny" / "tiny.ipynb"
+    assert r"course_key = \"autumn\"" in released.read_text()
+    assert r"course_key = \"autumn\"" in (course / "source" / "tiny" / "tiny.ipynb").read_text()
+    assert len(set(drawn)) == 2  # of another key, so other pictures
+    assert main(["labs", "release", "--course", str(course)]) == 0  # later ones have the same key
+    assert r"course_key = \"autumn\"" in released.read_text() and len(drawn) == 2
+    capsys.readouterr()
+    assert refusal(capsys, "release", "--course", str(course), "--key", "winter") == (
+        "nnopt: the key must stay as it was once a lab was released: students have tiny with the key 'autumn', and "
+        "would get other numbers; received 'winter'. Name another folder for another class, or add --force and hand "
+        "out all labs anew.\n"
+    )
+    assert r"course_key = \"autumn\"" in released.read_text()
+    assert main(["labs", "release", "--course", str(course), "--key", "winter", "--force"]) == 0
+    assert r"course_key = \"winter\"" in released.read_text() and len(drawn) == 3
+    assert lab_problems(lab) == [] and r"course_key = \"\"" in lab.notebook.read_text()
+    assert refusal(capsys, "release", "--save", "--key", "winter") == (
+        "nnopt: committed student copies have no key and no due date; received --save with --key, --force or "
+        "--due. Leave out one of them.\n"
+    )
+
+
+def test_a_lab_without_a_cell_for_the_key_says_so(lab, tmp_path, capsys):
+    save_copy(lab)
+    assert main(["labs", "release", "--course", str(tmp_path / "course"), "--key", "autumn"]) == 0
+    assert capsys.readouterr().out.endswith("/release/tiny/tiny.ipynb, the same whatever the key\n")
+
+
+@pytest.mark.notebook
+def test_the_solution_is_tested_by_tests_that_ask_for_the_solution(lab, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("NNOPT_HOME", str(lab.source.parents[2]))
+    text = lab.source.read_text()
+    asks = 'assert numbers["kept"] == solution["numbers"]["kept"]'
+    lab.source.write_text(text.replace('assert numbers["kept"] == sum(own > 1)', asks))
+    assert asks in lab.source.read_text()
+    source = lab_sources.read_source(lab)
+    before = lab_sources._code(source)
+    assert len(lab_sources.draw_pictures(lab, source)) == 1
+    assert lab_sources._code(source) == before
+
+
+def test_a_new_lab_is_started_and_released_by_commands(lab, tmp_path, capsys):
+    course = tmp_path / "course"
+    assert main(["labs", "new", "my-lab", "--course", str(course)]) == 0
+    assert capsys.readouterr().out == (
+        f"{course}/labs/my-lab.md: edit it, then nnopt labs release my-lab --course {course}\n"
+    )
+    assert main(["labs", "release", "my-lab", "--course", str(course)]) == 0
+    assert (course / "release" / "my-lab" / "my-lab.ipynb").is_file()
+    assert not (course / "labs" / "my-lab.ipynb").exists()

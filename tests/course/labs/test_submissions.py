@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from nnopt_lib.course.labs.submissions import LARGEST, read_submission, typed_literals
+from nnopt_lib.course.labs.submissions import LARGEST, read_submission
 
 CELL = {"cell_type": "code", "metadata": {}, "source": "1", "outputs": [], "execution_count": None}
 
@@ -33,15 +33,14 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("number", range(len(PROBLEMS)))
 def test_what_is_no_notebook_is_put_into_words(number, tmp_path):
-    content, problem = list(PROBLEMS.items())[number]
+    content, expected = list(PROBLEMS.items())[number]
     path = tmp_path / "a.ipynb"
     path.write_text(content)
     problem = read_submission(path)[1]
-    assert (
-        problem == problem
-        if not problem.endswith(": ")
-        else problem.startswith(problem) and problem != problem
-    )
+    if expected.endswith(": "):  # the rest is another library's
+        assert problem.startswith(expected) and len(problem) > len(expected)
+    else:
+        assert problem == expected
 
 
 def test_a_notebook_of_any_age_and_with_marks_of_others_has_no_problem(tmp_path):
@@ -62,21 +61,3 @@ def test_links_and_pipes_are_not_opened(tmp_path):
     for name in ("link", "pipe"):
         assert read_submission(tmp_path / name) == (b"", "is not a notebook: it is no ordinary file")
     assert read_submission(tmp_path / "nothing") == (b"", "could not be read: No such file or directory")
-
-
-def marked(name: str, source: str) -> dict:
-    return {**CELL, "metadata": {"nbgrader": {"grade_id": name}}, "source": source}
-
-
-def test_only_literals_count_as_typed():
-    typed = typed_literals(
-        text(
-            marked("student", "# me\nstudent = 'ada'"),
-            marked("numbers", "other = 1\nnumbers = {'a': 1, 'b': (2.5, None)}"),
-            marked("mask", "numbers = {'a': 2}"),
-        ).encode()
-    )
-    assert typed == {"student": "ada", "numbers": {"a": 1, "b": [2.5, None]}}
-    computed = "numbers = {'a': __import__('os').system('true')}"
-    assert typed_literals(text(marked("numbers", computed), marked("student", "1 +")).encode()) == {}
-    assert typed_literals(text({**CELL, "metadata": {"nbgrader": ["numbers"]}}).encode()) == {}

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nnopt_lib
 
@@ -26,6 +27,25 @@ def uses_bwrap() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         command = [*bwrap(Path(folder).resolve()), sys.executable, "-I", "-S", "-c", "pass"]
         return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def in_words() -> str:
+    """What there is of bubblewrap, for `nnopt env`: its version, and whether it works here."""
+    remedy = "labs are graded without it, and submissions not kept from network and files"
+    if shutil.which("bwrap") is None:
+        return f"not found; {remedy}"
+    try:
+        pipes: dict[str, Any] = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "stdin": subprocess.DEVNULL,
+        }
+        said = subprocess.run(["bwrap", "--version"], text=True, timeout=20, check=True, **pipes).stdout
+        works = uses_bwrap()
+    except (OSError, subprocess.SubprocessError):
+        said, works = "of an unknown version", False
+    version = " ".join(said.split()).removeprefix("bubblewrap ")
+    return version if works else f"{version}, but it does not work here; {remedy}"
 
 
 def bwrap(folder: Path) -> list[str]:

@@ -50,12 +50,15 @@ class Sandbox:
     """A private folder and a guarded program in it, for a with statement; both are gone at its end.
 
     `command` turns a command into a guarded one, `watch` enforces what the system alone does not. After a
-    limit was broken, `reason` says which. `folder` is the program's home and the only place it can write to.
+    limit was broken, `reason` says which, and `final` whether the program endangered the machine or used up
+    its time, so that it should not be started again. `folder` is the program's home and the only place it can
+    write to.
     """
 
     def __init__(self, limits: Limits, threads: int = 1, **environment: str) -> None:
         self.limits = limits
         self.reason = ""
+        self.final = False
         self.uid = UIDS + os.getpid() if is_root() else None
         self._environment = environment
         self._threads = threads
@@ -140,24 +143,25 @@ class Sandbox:
 
     def _watch(self, started: float) -> None:
         while not self._done.wait(LOOK_SECONDS):
-            reason = self._broken(time.monotonic() - started)
+            reason, final = self._broken(time.monotonic() - started)
             if reason:
-                self.stop(reason)
+                self.stop(reason, final=final)
                 return
 
-    def _broken(self, seconds: float) -> str:
+    def _broken(self, seconds: float) -> tuple[str, bool]:
+        """Which limit is broken, in words, empty where none is; and whether that is final."""
         limits = self.limits
         memory, count = _use_of(self._tree(), limits.memory_gib * GIB)
         size, files = _size_of(self.folder)
         if seconds > limits.seconds:
-            return f"timed out after {limits.seconds:g} s"
+            return f"timed out after {limits.seconds:g} s", True
         if count > limits.processes:
-            return f"started more than {limits.processes} processes and threads"
+            return f"started more than {limits.processes} processes and threads", True
         if memory > limits.memory_gib * GIB:
-            return f"used more than {limits.memory_gib:g} GiB of memory"
+            return f"used more than {limits.memory_gib:g} GiB of memory", False
         if size > 2 * limits.file_mib * MIB or files > MOST_FILES:
-            return f"wrote more than {2 * limits.file_mib} MiB or {MOST_FILES} files"
-        return ""
+            return f"wrote more than {2 * limits.file_mib} MiB or {MOST_FILES} files", True
+        return "", False
 
     def _tree(self) -> list[Any]:
         """The program and all that it started and that is alive."""
@@ -171,9 +175,10 @@ class Sandbox:
             return [one for one in descendants if one not in self._others and _is_alive(one)]
         return []
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, final: bool = False) -> None:
         """Kill the program and all it started, for this reason."""
-        self.reason = self.reason or reason
+        if not self.reason:
+            self.reason, self.final = reason, final
         self.kill()
 
     def kill(self) -> None:

@@ -43,3 +43,27 @@ def test_rights_to_become_another_account_are_kept_for_root_alone(tmp_path, monk
     monkeypatch.setattr(bubblewrap, "is_root", lambda: False)
     words = bubblewrap.bwrap(tmp_path)
     assert "CAP_SETUID" not in words and "--unshare-user" in words
+
+
+def program(folder: Path, monkeypatch, text: str) -> None:
+    """Let bwrap be a script of one line, found before any other."""
+    path = folder / "bwrap"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    bubblewrap.uses_bwrap.cache_clear()
+
+
+def test_the_environment_in_words_names_the_version_or_that_there_is_none(tmp_path, monkeypatch):
+    without = "labs are graded without it, and submissions not kept from network and files"
+    try:
+        program(tmp_path, monkeypatch, "echo bubblewrap 0.11.0")
+        assert bubblewrap.in_words() == "0.11.0"
+        program(tmp_path, monkeypatch, '[ "$1" = --version ] && echo bubblewrap 0.11.0')
+        assert bubblewrap.in_words() == f"0.11.0, but it does not work here; {without}"
+        program(tmp_path, monkeypatch, "exit 3")
+        assert bubblewrap.in_words() == f"of an unknown version, but it does not work here; {without}"
+        monkeypatch.setattr("shutil.which", lambda command: None)
+        assert bubblewrap.in_words() == f"not found; {without}"
+    finally:
+        bubblewrap.uses_bwrap.cache_clear()  # of what another test finds
