@@ -117,7 +117,9 @@ def _give_cells(course: Course, lab: str, source: Any) -> None:
                 added = add(_name(cell), lab, lab, **({} if kind == "solution_cell" else details))
                 for submission in notebook.submissions:
                     for belonging in belongings:
-                        gradebook.db.add(belonging(cell_id=added.id, notebook=submission))
+                        # Nobody has to read what will be graded anew; that sets it where somebody has.
+                        more = {"needs_manual_grade": False} if belonging is Grade else {}
+                        gradebook.db.add(belonging(cell_id=added.id, notebook=submission, **more))
         for cell in list(notebook.source_cells):
             gradebook.db.delete(cell)
         gradebook.db.commit()

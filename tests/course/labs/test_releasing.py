@@ -76,6 +76,7 @@ def test_new_cells_come_into_the_gradebook_and_no_points_are_lost(graded):
     with graded.open_gradebook() as gradebook:
         assert gradebook.find_comment("words", "tiny", "tiny", "bob").comment == "well said"
         assert gradebook.find_comment("new", "tiny", "tiny", "bob").comment is None
+        assert not gradebook.find_grade("new-test", "tiny", "tiny", "bob").needs_manual_grade
         assert gradebook.find_source_cell("new-test", "tiny", "tiny").checksum
     released = json.loads(graded.notebook("release", "tiny").read_text())
     assert "new-test" in map(named, released["cells"])
