@@ -25,6 +25,7 @@ from nnopt_lib.course.labs.kernel import BrokenKernelError, NotDataError
 from nnopt_lib.course.labs.submissions import name_of
 
 STUDENT = "NNOPT_STUDENT"
+Call = Callable[[str, Sequence[Any], Mapping[str, Any]], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,22 @@ class Examiner:
     def is_function(self, name: str) -> bool:
         """Whether the solution has a function under this name, so that the student's is to be called."""
         return callable(self._base.get(name))
+
+    def stand_in(self, name: str, call: Call) -> Callable[..., Any]:
+        """A function that a test calls in place of the student's: the call is carried over as data.
+
+        An empty result is refused where the solution's is not: an empty array is close to any other, and a
+        loop over nothing finds nothing wrong.
+        """
+
+        def carried(*arguments: Any, **options: Any) -> Any:
+            result = call(name, arguments, options)
+            if _is_empty(result) and not _is_empty(self._base[name](*arguments, **options)):
+                raise NotDataError(f"{name} returned something empty")
+            return result
+
+        carried.__name__ = carried.__qualname__ = name
+        return carried
 
     def judge(self, source: str, exported: Mapping[str, Any], student: str) -> Judgement:
         """Run a test with these values and stand-ins of the student's, `student` being who handed in."""
@@ -208,11 +225,9 @@ def _failed_statement(error: BaseException, source: str) -> str:
     return ""
 
 
-def stand_in(name: str, call: Callable[[str, Sequence[Any], Mapping[str, Any]], Any]) -> Callable[..., Any]:
-    """A function that a test calls in place of the student's: the call is carried over as data."""
-
-    def carried(*arguments: Any, **options: Any) -> Any:
-        return call(name, arguments, options)
-
-    carried.__name__ = carried.__qualname__ = name
-    return carried
+def _is_empty(value: Any) -> bool:
+    """Whether a value is, or holds, a container or an array of nothing."""
+    if isinstance(value, (list, tuple, dict)):
+        parts = value.values() if isinstance(value, dict) else value
+        return not value or any(_is_empty(part) for part in parts)
+    return 0 in getattr(value, "shape", ())
