@@ -87,6 +87,8 @@ class Course:
             what = f"{type(error).__name__}: {error}"
             refuse(f"{self.folder / CONFIGURATION} must be a configuration that nbgrader can read", what)
         read_policy(config.LateWork.get("policy", ""))  # refused now, not once for each student
+        if config.LateWork.get("policy"):  # a folder of before names no plugin
+            config.AssignLatePenalties.setdefault("plugin_class", "nnopt_lib.course.labs.late.LateWork")
         config.merge(Config({"CourseDirectory": {"root": str(self.folder)}}))
         config.merge(Config(dict(extra or {})))
         return NbGraderAPI(config=config)

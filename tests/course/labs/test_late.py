@@ -65,7 +65,9 @@ def test_a_course_with_a_policy_that_cannot_be_read_is_refused_and_one_of_before
         course.api()
     path.write_text("\n".join(line for line in text.splitlines() if "Late" not in line))
     assert "LateWork" not in path.read_text()
-    course.api()
+    assert "plugin_class" not in course.api().config.AssignLatePenalties
+    path.write_text(f"{path.read_text()}\nc.LateWork.policy = {EXAMPLE!r}\n")
+    assert course.api().config.AssignLatePenalties.plugin_class == "nnopt_lib.course.labs.late.LateWork"
 
 
 def test_a_due_date_has_a_time_zone():
