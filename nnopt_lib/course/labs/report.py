@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,13 +93,21 @@ def notes_on(one: Standing) -> list[str]:
 
 
 def _platform_says_late(one: Standing) -> list[str]:
-    """A late mark of the platform's where the due date in the gradebook makes nobody late."""
-    late = one.collected.get("late") and one.marks is not None and not one.marks.seconds_late
-    return (
-        [f"late, says {one.collected.get('platform') or 'the platform'}; not by the due date here"]
-        if late
-        else []
-    )
+    """A late mark of the platform's where the times that are known make nobody late."""
+    if not one.collected.get("late") or one.marks is None or one.marks.seconds_late:
+        return []
+    by = one.collected.get("platform") or "the platform"
+    unknown = "by how much is not known" if one.collected.get("download") else "not by the due date here"
+    return [f"late, says {by}; {unknown}"]
+
+
+def _of_unknown_time(one: Standing, due: datetime.datetime | None) -> bool:
+    """Whether a notebook may be late for all that is known: by Moodle, downloaded after the due date."""
+    if due is None or not one.collected.get("download") or one.collected.get("platform") == "canvas":
+        return False
+    with contextlib.suppress(TypeError, ValueError):
+        return datetime.datetime.fromisoformat(str(one.collected.get("at"))) > due
+    return False
 
 
 def _points(one: Standing, most: Mapping[str, float]) -> float:
@@ -159,6 +169,7 @@ def _about(
 ) -> dict[str, list[str]]:
     records = {one.student: one.record for one in everybody if one.handed_in}
     read = {student: read_submission(course.notebook("submitted", lab, student)) for student in records}
+    due = course.due(lab)
     alike = groups(
         records, {student: text for student, (text, problem) in read.items() if not problem}, tests
     )
@@ -182,8 +193,11 @@ def _about(
         "To look at; no points were taken off:": _said(_all(records, "flags")),
         **{heading: [", ".join(group) for group in found] for heading, found in alike.items()},
         "Typed another name than they handed in under, so another seed:": _other_names(records),
-        "Late by the platform, though not by the due date here:": [
-            one.student for one in everybody if _platform_says_late(one)
+        "Late by the platform; points were not taken off:": _said(
+            {one.student: _platform_says_late(one) for one in everybody}
+        ),
+        "Came with the time of the download alone, so nobody of them counts as late:": [
+            ", ".join(one.student for one in everybody if _of_unknown_time(one, due))
         ],
         "What this system could not keep submissions from:": sorted(
             {one for record in records.values() if record for one in record.get("not_cut", [])}

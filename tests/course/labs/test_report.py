@@ -109,6 +109,15 @@ def test_the_roster_gives_names_and_sections_and_who_did_not_hand_in(course):
         assert (wei.first_name, wei.last_name) == ("Wei", "Zhang")
 
 
+def test_names_that_a_spreadsheet_would_compute_come_harmless_into_nbgraders_export(course):
+    by_hand.put(course, "eve")
+    by_hand.roster(course, 'eve,"=A1, @SUM",,,,')
+    report(course, "tiny")
+    with course.open_gradebook() as gradebook:
+        eve = gradebook.find_student("eve")
+        assert (eve.first_name, eve.last_name) == ("A1", "SUM")
+
+
 def test_free_text_waits_for_a_reader_until_it_has_points_by_hand(course):
     by_hand.put(course, "ada", {**by_hand.FULL, "words": None})
     assert "Waits for a reader:\n  words: ada\n" in report(course, "tiny")
@@ -178,8 +187,37 @@ def test_the_record_says_what_was_left_out_what_is_odd_and_whose_name_was_typed(
 def test_a_late_mark_of_the_platforms_is_passed_on_where_the_due_date_says_nothing(course):
     by_hand.put(course, "ada")
     by_hand.came_from(course, "ada", "canvas", "12", "ada_LATE_12_3_tiny.ipynb", late=True)
-    assert "Late by the platform, though not by the due date here:\n  ada\n" in report(course, "tiny")
-    assert rows(course)["ada"]["note"] == "late, says canvas; not by the due date here"
+    note = "late, says canvas; not by the due date here"
+    assert f"Late by the platform; points were not taken off:\n  ada: {note}\n" in report(course, "tiny")
+    assert rows(course)["ada"]["note"] == note
+    by_hand.came_from(course, "ada", "canvas", "12", "ada_LATE_12_3_tiny.ipynb", late=True, download=True)
+    report(course, "tiny")
+    assert rows(course)["ada"]["note"] == "late, says canvas; by how much is not known"
+
+
+def test_a_time_of_the_download_makes_nobody_late_and_is_named(strict):
+    after, before = ("2027-03-05T08:00:00+00:00", "2027-03-01T08:00:00+00:00")
+    for student, platform, at in (
+        ("ada", "moodle", after),
+        ("bob", "moodle", before),
+        ("cem", "canvas", after),
+    ):
+        by_hand.put(strict, student)
+        by_hand.came_from(strict, student, platform, "1", "x", at=at, download=True)
+    heading = "Came with the time of the download alone, so nobody of them counts as late:"
+    assert f"{heading}\n  ada\n" in report(strict, "tiny")
+    assert rows(strict)["ada"]["total"] == "5.0"
+
+
+def test_a_penalty_of_ones_own_is_never_more_than_the_points(strict, monkeypatch):
+    from nnopt_lib.course.labs.late import LateWork
+
+    by_hand.put(strict, "ada")
+    by_hand.set_time(strict, "ada", 60)
+    for cost, penalty in ((99.0, 5.0), (-1.0, 0.0)):
+        monkeypatch.setattr(LateWork, "late_submission_penalty", lambda *_, cost=cost: cost)
+        report(strict, "tiny")
+        assert strict.marks("tiny")["ada"].penalty == penalty
 
 
 def test_a_class_of_which_all_have_dropped_is_an_empty_table(course):
