@@ -31,6 +31,8 @@ def release_source(course: Course, lab: str, text: str) -> None:
     that is new they have none, and one with points, answers or comments cannot be taken away.
     """
     with lock(course.gradebook), writing(course.folder / "source"):
+        for left in course.folder.glob(".release-*"):
+            shutil.rmtree(left)  # of one who was killed
         with tempfile.TemporaryDirectory(dir=course.folder, prefix=".release-") as name:
             copy = Course(Path(name))
             writes = _copy_gradebook(course, copy)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import nbformat
 import pytest
 from nbformat.v4 import new_output
+from nbgrader.converters import GenerateFeedback
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course.labs.feedback import HideTests, without_requests, write_pages, write_plain_page
@@ -77,6 +79,16 @@ def test_a_lost_attachment_stops_nobody_elses_page(course):
         assert "(Score: 5.0 / 5.0)" in page(course, student)
     assert "<h1>tiny: 5 of 5 points</h1>" in page(course, "bob")
     assert "<td>mask</td><td>2</td><td>of 2</td><td>two masks differ</td>" in page(course, "bob")
+
+
+def test_a_full_disk_is_no_students_fault(course, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    by_hand.put(course, "ada")
+    monkeypatch.setattr(GenerateFeedback, "convert_single_notebook", full)
+    with pytest.raises(NnoptError, match="^feedback on tiny could not be written: "):
+        write_pages(course, "tiny")
 
 
 def test_a_plain_page_shows_what_students_wrote_as_text(course):

@@ -133,6 +133,12 @@ def test_points_that_another_program_writes_meanwhile_are_not_overwritten(graded
     assert graded.points("tiny")["ada"]["mask-test"] == 0.5
 
 
+def test_what_a_killed_release_left_is_taken_away(course):
+    (course.folder / ".release-killed").mkdir()
+    release_source(course, "tiny", course.notebook("source", "tiny").read_text())
+    assert not list(course.folder.glob(".release-*"))
+
+
 def test_files_beside_the_notebook_are_given_out_and_an_unchanged_source_keeps_its_date(course):
     source = course.notebook("source", "tiny")
     (source.parent / "data.csv").write_text("1,2\n")
