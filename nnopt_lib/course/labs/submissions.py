@@ -177,11 +177,18 @@ def notebook_of(content: bytes) -> Any:
     text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is old, or had cells without a number
-        notebook = nbformat.reads(text, as_version=4)
-        for cell in notebook.cells:
-            if not isinstance(cell.get("metadata"), dict):  # some programs write null
-                cell["metadata"] = nbformat.from_dict({})
+        notebook = nbformat.reads(json.dumps(_without_null(json.loads(text))), as_version=4)
         return nbformat.validator.normalize(notebook)[1]
+
+
+def _without_null(notebook: Any) -> Any:
+    """What some programs write null for, empty, as nbformat wants it."""
+    if isinstance(notebook, dict):
+        cells = notebook.get("cells", [])
+        for part in (notebook, *(cells if isinstance(cells, list) else [])):
+            if isinstance(part, dict) and part.get("metadata") is None:
+                part["metadata"] = {}
+    return notebook
 
 
 def _too_much(notebook: Any) -> str:

@@ -22,7 +22,7 @@ from nnopt_lib.course.labs.submissions import LARGEST, read_submission
 from nnopt_lib.files import hash_of
 
 NOTEBOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
-START = 1_800_000_000  # of seconds since 1970
+START = 1_700_000_000  # of seconds since 1970
 
 
 @pytest.fixture
@@ -340,6 +340,16 @@ def test_a_notebook_without_a_time_has_no_time_stamp(course, tmp_path):
         open_archive.writestr(zipfile.ZipInfo("ada.ipynb"), "second")
     assert collect(course, "depth", archive).students == {"ada": "replaced"}
     assert list(history(course).values()) == ["first"]
+
+
+def test_a_time_stamp_goes_with_the_notebook_that_had_it(course, tmp_path):
+    collect(course, "depth", handed_in_at(tmp_path, **{"ada.ipynb": 0}))
+    stamp = course.folder / "submitted" / "ada" / "depth" / "timestamp.txt"
+    assert stamp.exists()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo("ada.ipynb"), "second")
+    assert collect(course, "depth", tmp_path / "a.zip").students == {"ada": "replaced"}
+    assert not stamp.exists()
 
 
 def test_what_a_teacher_put_there_by_hand_is_replaced_and_kept(course, tmp_path, in_utc):

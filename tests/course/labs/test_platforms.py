@@ -17,7 +17,13 @@ from nnopt_lib.course.labs.platforms import (
 )
 from nnopt_lib.course.labs.roster import Person, Roster
 
-ROSTER = Roster((Person("al1", "Ada Lovelace", ("Countess",)), Person("jl2", "Jean-Luc Picard")))
+ROSTER = Roster(
+    (
+        Person("al1", "Ada Lovelace", ("Countess",)),
+        Person("jl2", "Jean-Luc Picard"),
+        Person("lp3", "Luc Picard"),
+    )
+)
 MOODLE = {  # path: called, number, section, place, the file's own name
     "Wei Zhang_201_assignsubmission_file_/tiny.ipynb": (
         *("Wei Zhang", "201", "", "Wei Zhang_201_assignsubmission_file_", "tiny.ipynb"),
@@ -31,8 +37,8 @@ MOODLE = {  # path: called, number, section, place, the file's own name
     "Wei Zhang_201_assignsubmission_file_tiny-1.ipynb": (  # without folders
         *("Wei Zhang", "201", "", "Wei Zhang_201_assignsubmission_file_tiny-1.ipynb", "tiny-1.ipynb"),
     ),
-    "Wei Zhang_201_ASSIGNSUBMISSION_FILE_/12_34_tiny.ipynb": (  # a file that looks like one of Canvas's
-        *("Wei Zhang", "201", "", "Wei Zhang_201_ASSIGNSUBMISSION_FILE_", "12_34_tiny.ipynb"),
+    "Wei Zhang_201_ASSIGNSUBMISSION_FILE_/x_12_34_tiny.ipynb": (  # a file that looks like one of Canvas's
+        *("Wei Zhang", "201", "", "Wei Zhang_201_ASSIGNSUBMISSION_FILE_", "x_12_34_tiny.ipynb"),
     ),
     "Section A/Wei Zhang_201_assignsubmission_file_/tiny.ipynb": (
         *("Wei Zhang", "201", "Section A", "Wei Zhang_201_assignsubmission_file_", "tiny.ipynb"),
@@ -140,6 +146,9 @@ LAYOUTS = {  # paths: who, and the section
     ("ada/tiny/tiny.ipynb", "bo/tiny/tiny.ipynb"): [("ada", ""), ("bo", "")],
     ("ada/ada_tiny.ipynb", "bo/bo_tiny.ipynb"): [("ada", ""), ("bo", "")],
     ("Classen/tiny.ipynb", "Groupe/tiny.ipynb"): [("Classen", ""), ("Groupe", "")],
+    ("ada/tiny.ipynb", "ada/ada_tiny.ipynb", "bo/bo_tiny.ipynb"): [("ada", ""), ("ada", ""), ("bo", "")],
+    ("ada/a/tiny.ipynb", "ada/b/tiny.ipynb", "bo/bo_tiny.ipynb"): [("ada", ""), ("ada", ""), ("bo", "")],
+    ("Lee, Anna/leeanna_13_1_tiny.ipynb", "Bo/bo_14_2_tiny.ipynb"): [("leeanna", ""), ("bo", "")],
     ("ada/notes/tiny.ipynb", "bo/tiny.ipynb"): [("ada", ""), ("bo", "")],
 }
 

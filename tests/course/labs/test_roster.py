@@ -269,7 +269,8 @@ WITHOUT_ROSTER = [
     ("lovelaceada", "Ada Lovelace", "own"),
     ("lovelaceada", "ada", "own"),
     ("lovelaceada", "Lovelace", "own"),
-    ("lovelaceada", "de", "nobody's"),
+    ("lovelaceada", "da", "nobody's"),
+    ("lovelaceada", "l", "nobody's"),
     ("lovelaceada", "velacea", "nobody's"),
     ("Zoé", "Bo", "another's"),
     ("Zoé", "zoe", "own"),
@@ -291,6 +292,7 @@ def test_a_platform_id_tells_who_an_old_folder_is(course):
     hand_in(course, "Lady L", **{"Lady L": {"platform_id": "12", "called": "Lady L"}})
     assert whose(course, "tiny", "Lady L", "Ada Lovelace") == "own"
     assert whose(course, "tiny", "Lady L", "al1") == "own"
+    assert whose(course, "tiny", "Lady L", "Lovelace") == "own"
     assert whose(course, "tiny", "wz1", "lady l") == "another's"
 
 
