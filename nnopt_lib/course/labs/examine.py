@@ -165,6 +165,8 @@ def used(source: str) -> set[str]:
     read, bound = set(), set[str]()
     for statement in body:
         loads = {one.id for one in _names(statement) if isinstance(one.ctx, ast.Load)}
+        loops = [node.target for node in ast.walk(statement) if isinstance(node, ast.comprehension)]
+        loads -= {one.id for loop in loops for one in _names(loop)}
         stores = {one.id for one in _names(statement) if isinstance(one.ctx, ast.Store)}
         match statement:
             case ast.AugAssign(target=ast.Name(id=name)):
@@ -180,7 +182,7 @@ def used(source: str) -> set[str]:
     return read & _global(source)
 
 
-def _names(statement: ast.stmt) -> list[ast.Name]:
+def _names(statement: ast.AST) -> list[ast.Name]:
     return [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
 
 
