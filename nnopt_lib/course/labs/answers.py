@@ -16,14 +16,22 @@ OPERATORS: dict[type, Callable[..., Any]] = {
         ast.UAdd: operator.pos,
     },
 }
+
+
+def _rounded(number: Any, ndigits: int | None = None) -> Any:
+    # Python's own would make a power of ten of any size, and compute for hours.
+    return round(number, None if ndigits is None else min(max(int(ndigits), -400), 400))
+
+
 # What people wrap a number in that they copied from an output or rounded.
 CALLS: dict[str, Callable[..., Any]] = {
-    **{"round": round, "float": float, "int": int, "abs": abs, "str": str, "bool": bool, "dict": dict},
+    **{"round": _rounded, "float": float, "int": int, "abs": abs, "str": str, "bool": bool, "dict": dict},
     **dict.fromkeys(("float64", "float32", "float16"), float),
     **dict.fromkeys(("int64", "int32", "int16", "int8", "uint8"), int),
     **{"bool_": bool, "str_": str},
 }
 MOST_LETTERS = 10_000
+MOST_PARTS, DEEPEST = 1000, 10  # of what is known under a name, letters of texts included
 
 
 class NotTypedError(Exception):
@@ -92,6 +100,7 @@ def evaluate(node: ast.expr, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None), type(...))):
         return node.value
     if isinstance(node, ast.Name) and node.id in known:
+        _parts(known[node.id])
         return known[node.id]
     if isinstance(node, (ast.List, ast.Tuple)):
         values = [evaluate(one, known) for one in node.elts]
@@ -108,6 +117,17 @@ def evaluate(node: ast.expr, known: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Call):
         return _call(node, known)
     raise NotTypedError(ast.dump(node)[:40])
+
+
+def _parts(value: Any, depth: int = 0, before: int = 0) -> int:
+    """How large a value is; `NotTypedError` if too large, as lists of lists of lists soon are."""
+    count = before + (len(value) if isinstance(value, str) else 1)
+    if count > MOST_PARTS or depth > DEEPEST:
+        raise NotTypedError("too large")
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    for part in parts if isinstance(parts, (list, tuple)) else ():
+        count = _parts(part, depth + 1, count)
+    return count
 
 
 def _arithmetic(node: ast.BinOp, known: Mapping[str, Any]) -> Any:

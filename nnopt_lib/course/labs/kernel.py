@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import secrets
 import shutil
@@ -22,6 +24,16 @@ from nnopt_lib.course.labs.sandbox.sandbox import MIB, Limits, Sandbox
 
 MOST_OUTPUT = 10 * MIB
 PART_OF_SECONDS = 3  # a cell may take a third of the time of the notebook
+# What a program may do to its folder, none of it the fault of a disk.
+SPOILT = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 CROSSING = "nnopt_lib.course.labs.crossing"
 
 
@@ -96,16 +108,14 @@ class StudentKernel(NotebookClient):
         return self._ok
 
     def call(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """What the student's function `name` returns; changes that it made to arguments are made here, too.
+        """What the student's function `name` returns; what it does to its arguments stays in the kernel.
+
+        A test that compares with an argument afterwards would be answered by a function that empties it.
 
         Raises `UndefinedError`, or `NotDataError` where it raised an error or returned what is no data.
         """
         message = {"name": name, "arguments": pack(list(arguments)), "options": pack(dict(options))}
-        answer = self._ask(message)
-        if "changed" in answer:
-            for original, changed in zip(arguments, self._read(name, answer["changed"]), strict=True):
-                _take_over(original, changed)
-        return self._read(name, answer["value"])
+        return self._read(name, self._ask(message)["value"])
 
     def value(self, name: str) -> Any:
         """The value that the kernel knows under `name`; raises as `call` does."""
@@ -137,9 +147,16 @@ class StudentKernel(NotebookClient):
             raise NotDataError(f"{name} cannot be given {error}") from None
         except ValueError as error:
             raise NotDataError(f"{name} gave an answer that cannot be read: {error}") from None
+        except OSError as error:
+            if error.errno not in SPOILT:
+                raise
+            self.box.kill()
+            what = f"made its folder unusable: {error.strerror}"
+            raise BrokenKernelError(what, final=True) from error
         finally:
             for path in (asked, answered):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # the whole folder goes in the end
+                    path.unlink(missing_ok=True)
         if not isinstance(answer, dict):
             raise NotDataError(f"{name} gave an answer that cannot be read")
         if "undefined" in answer:
@@ -170,37 +187,6 @@ class StudentKernel(NotebookClient):
         if self._received > MOST_OUTPUT:
             self.box.stop(f"printed more than {MOST_OUTPUT // MIB} MiB")
         return super().process_message(msg, cell, cell_index)
-
-
-def _take_over(original: Any, changed: Any) -> None:
-    """Make the changes to an argument that a function made in the kernel; what cannot change is left."""
-    import numpy as np
-
-    if isinstance(original, np.ndarray) and np.shape(original) == np.shape(changed):
-        if original.flags.writeable:
-            original[...] = changed
-    elif isinstance(original, list) and isinstance(changed, list):
-        if len(original) == len(changed):
-            for index, (one, other) in enumerate(zip(original, changed, strict=True)):
-                if isinstance(one, (np.ndarray, list, dict, tuple)):
-                    _take_over(one, other)
-                else:
-                    original[index] = other
-        else:
-            original[:] = changed
-    elif isinstance(original, tuple) and isinstance(changed, tuple) and len(original) == len(changed):
-        for one, other in zip(original, changed, strict=True):
-            _take_over(one, other)
-    elif isinstance(original, dict) and isinstance(changed, dict):
-        for key in set(original) - set(changed):
-            del original[key]
-        for key, other in changed.items():
-            if isinstance(original.get(key), (np.ndarray, list, dict, tuple)):
-                _take_over(original[key], other)
-            else:
-                original[key] = other
-    elif hasattr(original, "copy_") and hasattr(changed, "detach"):
-        original.data.copy_(changed.detach())
 
 
 def copy_files(folder: Path, box: Sandbox) -> None:
