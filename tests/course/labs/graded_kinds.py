@@ -22,7 +22,7 @@ from tests.labs_class import at_home, new_course
 FILE = Path(__file__).parents[3] / "book" / "labs-graded.json"
 KINDS = [*HONEST, *ODD]
 EXERCISES = ("student-test", "mask-test", "numbers-test")
-LIMITS = Limits(seconds=24, memory_gib=0.5, processes=60, file_mib=5)
+LIMITS = Limits(seconds=30, memory_gib=0.5, processes=60, file_mib=5)
 
 
 def grade_kinds(course: Course, kinds: list[Kind]) -> dict[str, dict[str, Any]]:

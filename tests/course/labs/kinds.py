@@ -25,7 +25,8 @@ class Kind:
     """One kind of submission.
 
     `id` is the student's, too; `typed` what stands in the first cell, where it is not the id. `expected` are the
-    points by exercise; `judgement` says why, where readers could differ; `told` is what the record must say.
+    points by exercise; `judgement` says why, where readers could differ; `told` is what the record must say. What is
+    not tried `often` is much like another kind, and left to the weekly run.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Kind:
     typed: str = ""
     judgement: str = ""
     told: str = ""
+    often: bool = True
 
     @property
     def name(self) -> str:
@@ -195,40 +197,40 @@ plt.show()"""
 # fmt: off
 HONEST = [
     Kind("array", "one line of NumPy, numbers as literals", with_cells()),
-    Kind("where", "`np.where`, with whole numbers 0 and 1 for False and True", with_cells(mask="def keep_large(values, threshold):\n    return np.where(np.abs(values) > threshold, 1, 0)")),
+    Kind("where", "`np.where`, with whole numbers 0 and 1 for False and True", with_cells(mask="def keep_large(values, threshold):\n    return np.where(np.abs(values) > threshold, 1, 0)"), often=False),
     Kind("lambda", "a lambda instead of a function", with_cells(mask=LAMBDA)),
     Kind("class", "an object that can be called", with_cells(mask=CALLABLE)),
-    Kind("vectorized", "`np.vectorize` of a function of one number", with_cells(mask="@np.vectorize\ndef keep_large(value, threshold):\n    return bool(abs(value) > threshold)")),
+    Kind("vectorized", "`np.vectorize` of a function of one number", with_cells(mask="@np.vectorize\ndef keep_large(value, threshold):\n    return bool(abs(value) > threshold)"), often=False),
     Kind("recursion", "recursion, one value at a time", with_cells(mask=RECURSION)),
-    Kind("helpers", "several functions of one's own, put together", with_cells(mask=HELPERS)),
+    Kind("helpers", "several functions of one's own, put together", with_cells(mask=HELPERS), often=False),
     Kind("type-hints", "type hints, a docstring, an option more, an own assertion", with_cells(mask=TYPED)),
     Kind("in-place", "works in its argument, and leaves absolute values there", with_cells(mask=IN_PLACE)),
     Kind("list", "returns a list where an array was asked", with_cells(mask="def keep_large(values, threshold):\n    return [bool(abs(value) > threshold) for value in values]"), (1, 0, 2), judgement="the visible test calls `.tolist()` and fails for the student, too"),
     Kind("own-names", "variables called `sum`, `set`, `abs`, `list`, `print`", with_cells(mask=OWN_NAMES)),
-    Kind("two-tries", "the first try left above the second, parameters renamed", with_cells(mask=TWO_TRIES)),
-    Kind("talkative", "prints and warns inside the function", with_cells(mask=TALKATIVE)),
+    Kind("two-tries", "the first try left above the second, parameters renamed", with_cells(mask=TWO_TRIES), often=False),
+    Kind("talkative", "prints and warns inside the function", with_cells(mask=TALKATIVE), often=False),
     Kind("wrong-mask", "forgot negative values: passes nothing, numbers measured all the same", with_cells(mask="def keep_large(values, threshold):\n    return values > threshold"), (1, 0, 2), judgement="the numbers are right, however they were come by"),
     Kind("numpy-scalars", "numbers pasted as NumPy 2 prints them", with_cells(numbers='numbers = {"median": np.float64({median}), "kept": np.int64({kept})}')),
     Kind("dict-call", "`dict(median=..., kept=...)`", with_cells(numbers="numbers = dict(median={median}, kept={kept})")),
-    Kind("item-by-item", "an empty dictionary filled line by line", with_cells(numbers="numbers = {}\nnumbers['median'] = {median}\nnumbers['kept'] = {kept}")),
-    Kind("six-digits", "rounded to six digits, as printed", with_cells(numbers='numbers = {"kept": {kept}, "median": {short}}  # from above')),
+    Kind("item-by-item", "an empty dictionary filled line by line", with_cells(numbers="numbers = {}\nnumbers['median'] = {median}\nnumbers['kept'] = {kept}"), often=False),
+    Kind("six-digits", "rounded to six digits, as printed", with_cells(numbers='numbers = {"kept": {kept}, "median": {short}}  # from above'), often=False),
     Kind("arithmetic", "arithmetic between literals", with_cells(numbers='numbers = {"median": {doubled} / 2, "kept": 100 - {gone}}')),
-    Kind("named-first", "literals named first, then put together", with_cells(numbers='m = {median}\nk = {kept}\nnumbers = {"median": round(m, 8), "kept": k}')),
+    Kind("named-first", "literals named first, then put together", with_cells(numbers='m = {median}\nk = {kept}\nnumbers = {"median": round(m, 8), "kept": k}'), often=False),
     Kind("computed", "computed in the cell instead of typed", with_cells(numbers='numbers = {"median": np.median(abs(weights)), "kept": sum(keep_large(weights, 1.0))}'), told="numbers was computed"),
-    Kind("float-count", "a count written as 25.0", with_cells(numbers='numbers = {"median": {median}, "kept": {kept}.0}')),
+    Kind("float-count", "a count written as 25.0", with_cells(numbers='numbers = {"median": {median}, "kept": {kept}.0}'), often=False),
     Kind("typo", "one of two numbers wrong", with_cells(numbers='numbers = {"median": {typo}, "kept": {kept}}'), (1, 2, 1), judgement="half of the exercise is right"),
     Kind("one-number", "one of two numbers left out", with_cells(numbers='numbers = {"median": {median}}'), (1, 2, 1), judgement="half of the exercise is there"),
     Kind("extra-number", "a number more than was asked", with_cells(numbers='numbers = {"median": {median}, "kept": {kept}, "mean": 0.8}')),
     Kind("optional-import", "`import seaborn`, not installed where grading runs, in a cell of its own", with_extra("import seaborn as sns\nsns.set_theme()", before="mask")),
     Kind("many-lines", "prints two mebibytes", with_extra("for n in range(20_000):\n    print('step', n, 'x' * 90)")),
     Kind("plots", "plots of one's own, with a magic", with_extra(PLOTS)),
-    Kind("scratch-fails", "scratch cells that fail", with_extra("weights[1000] / 0\nundefined_name", times=3)),
-    Kind("overwritten", "overwrites `weights` and `seed` after measuring", with_extra("weights = weights[:3]; seed = 0; student_name = 1", before="numbers-test")),
-    Kind("nothing-in-words", "an answer in words that is long, in Chinese and with formulas", with_cells(words="大的权重更重要,因为 $|w| x$ 更大。\n\n" * 50)),
+    Kind("scratch-fails", "scratch cells that fail", with_extra("weights[1000] / 0\nundefined_name", times=3), often=False),
+    Kind("overwritten", "overwrites `weights` and `seed` after measuring", with_extra("weights = weights[:3]; seed = 0; student_name = 1", before="numbers-test"), often=False),
+    Kind("nothing-in-words", "an answer in words that is long, in Chinese and with formulas", with_cells(words="大的权重更重要,因为 $|w| x$ 更大。\n\n" * 50), often=False),
     Kind("apostrophe", "a name with an apostrophe and an accent", with_cells(), typed="Seán O'Dónaill"),
     Kind("comma", "family name first, with a comma, as the list has it", with_cells(), typed="Varga, Ilona"),
     Kind("accent", "the accents left out", with_cells(), typed="Jurgen Weiss"),
-    Kind("case", "the name in capitals", with_cells(), typed="PRIYA RAMAN"),
+    Kind("case", "the name in capitals", with_cells(), typed="PRIYA RAMAN", often=False),
     Kind("space", "spaces around and inside the name", with_cells(), typed="  Tomás  Ferreira "),
     Kind("renamed", "the name that the platform made of it", with_cells(), typed="hnguyen3"),
     Kind("nickname", "a name that nobody in the class has", with_cells(), (0, 2, 2), typed="the pruner", judgement="the name is what that point is for; the numbers follow from it"),
