@@ -106,6 +106,8 @@ def collect(
 ) -> None:
     """Take in the notebooks of a class: a folder or .zip file with a file or a folder for each student.
 
+    Who is who may stand in students.csv in the class's folder.
+
     \b
     nnopt labs collect depth downloads/depth.zip --course optimization-2027
     """
@@ -115,8 +117,9 @@ def collect(
     collected = collect_lab(open_course(course), name, handed_in)
     for note in collected.notes:
         typer.echo(note)
-    for student, word in collected.students.items():
-        typer.echo(f"{student:32} {word}")
+    in_section = sorted(collected.students.items(), key=lambda one: collected.sections.get(one[0], ""))
+    for student, word in in_section:
+        typer.echo(f"{student:32} {word:10} {collected.sections.get(student, '')}".rstrip())
 
 
 @labs.command()

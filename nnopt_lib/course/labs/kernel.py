@@ -24,16 +24,7 @@ from nnopt_lib.course.labs.sandbox.sandbox import MIB, Limits, Sandbox
 
 MOST_OUTPUT = 10 * MIB
 PART_OF_SECONDS = 3  # a cell may take a third of the time of the notebook
-# What a program may do to its folder, none of it the fault of a disk.
-SPOILT = {
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EISDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-}
+OF_THE_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO}  # nobody's fault
 CROSSING = "nnopt_lib.course.labs.crossing"
 
 
@@ -90,6 +81,7 @@ class StudentKernel(NotebookClient):
         self._ok = False
         try:
             self.nb.cells = [cell]
+            self._display_id_map = {}  # outputs of earlier cells, which have been taken away
             self.execute_cell(cell, 0)
             if self.box.reason:  # although its reply came first
                 raise DeadKernelError
@@ -108,14 +100,23 @@ class StudentKernel(NotebookClient):
         return self._ok
 
     def call(self, name: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Any:
-        """What the student's function `name` returns; what it does to its arguments stays in the kernel.
-
-        A test that compares with an argument afterwards would be answered by a function that empties it.
+        """What the student's function `name` returns; changes that it made to arguments are made here, too.
 
         Raises `UndefinedError`, or `NotDataError` where it raised an error or returned what is no data.
         """
         message = {"name": name, "arguments": pack(list(arguments)), "options": pack(dict(options))}
-        return self._read(name, self._ask(message)["value"])
+        answer = self._ask(message)
+        if "changed" in answer:
+            try:
+                changed = {part: unpack(packed) for part, packed in answer["changed"].items()}
+                _take_over(list(arguments), changed["arguments"])
+                _take_over(dict(options), changed["options"])
+            except Exception as error:  # the kernel says what changed, and to what
+                what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise NotDataError(
+                    f"{name} changed what it was given to what no test can look at: {what}"
+                ) from None
+        return self._read(name, answer["value"])
 
     def value(self, name: str) -> Any:
         """The value that the kernel knows under `name`; raises as `call` does."""
@@ -145,17 +146,16 @@ class StudentKernel(NotebookClient):
             answer = read_message(answered)
         except CannotCrossError as error:
             raise NotDataError(f"{name} cannot be given {error}") from None
-        except ValueError as error:
-            raise NotDataError(f"{name} gave an answer that cannot be read: {error}") from None
         except OSError as error:
-            if error.errno not in SPOILT:
+            if error.errno in OF_THE_DISK:
                 raise
             self.box.kill()
-            what = f"made its folder unusable: {error.strerror}"
-            raise BrokenKernelError(what, final=True) from error
+            raise BrokenKernelError("spoiled its own folder", final=True) from None
+        except ValueError as error:
+            raise NotDataError(f"{name} gave an answer that cannot be read: {error}") from None
         finally:
             for path in (asked, answered):
-                with contextlib.suppress(OSError):  # the whole folder goes in the end
+                with contextlib.suppress(OSError):  # it may be a folder by now
                     path.unlink(missing_ok=True)
         if not isinstance(answer, dict):
             raise NotDataError(f"{name} gave an answer that cannot be read")
@@ -187,6 +187,39 @@ class StudentKernel(NotebookClient):
         if self._received > MOST_OUTPUT:
             self.box.stop(f"printed more than {MOST_OUTPUT // MIB} MiB")
         return super().process_message(msg, cell, cell_index)
+
+
+def _take_over(original: Any, changed: Any) -> None:
+    """Make the changes to an argument that a function made in the kernel; what cannot change is left."""
+    import numpy as np
+
+    if isinstance(original, np.ndarray) and np.shape(original) == np.shape(changed):
+        if original.flags.writeable:
+            original[...] = changed
+    elif isinstance(original, list) and isinstance(changed, list):
+        if len(original) == len(changed):
+            for index, (one, other) in enumerate(zip(original, changed, strict=True)):
+                if isinstance(one, (np.ndarray, list, dict, tuple)):
+                    _take_over(one, other)
+                else:
+                    original[index] = other
+        else:
+            original[:] = changed
+    elif isinstance(original, tuple) and isinstance(changed, tuple) and len(original) == len(changed):
+        for one, other in zip(original, changed, strict=True):
+            _take_over(one, other)
+    elif isinstance(original, dict) and isinstance(changed, dict):
+        for key in set(original) - set(changed):
+            del original[key]
+        for key, other in changed.items():
+            if isinstance(original.get(key), (np.ndarray, list, dict, tuple)):
+                _take_over(original[key], other)
+            else:
+                original[key] = other
+    elif hasattr(original, "load_state_dict") and hasattr(changed, "state_dict"):
+        original.load_state_dict(changed.state_dict())
+    elif hasattr(original, "copy_") and hasattr(changed, "detach"):
+        original.data.copy_(changed.detach())
 
 
 def copy_files(folder: Path, box: Sandbox) -> None:

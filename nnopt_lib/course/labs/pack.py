@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -59,7 +60,9 @@ def pack(lab: Chapter, course: Course | None, out: Path) -> Path:
     bundle = io.BytesIO()
     with zipfile.ZipFile(bundle, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in contents.items():
-            file.writestr(f"{lab.name}/{name}", content)
+            entry = zipfile.ZipInfo(f"{lab.name}/{name}", time.localtime()[:6])
+            entry.external_attr = 0o644 << 16  # else only the owner could read what is unpacked
+            file.writestr(entry, content, zipfile.ZIP_DEFLATED)
     write_atomically(out, bundle.getvalue())
     return out
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,7 @@ threading.Thread(target=later, daemon=True).start()
 # In place of the function by which the kernel answers: {do} is done with the paths of the two files.
 SERVES = """
 import json, os
+from pathlib import Path
 from nnopt_lib.course.labs import crossing
 def serve(namespace, asked, answered):
     {do}
@@ -127,19 +129,19 @@ ANSWERS = {
     "link": "os.symlink('/etc/shadow', answered)",
     "link-to-asked": "os.symlink(asked, answered)",
     "fifo": "os.mkfifo(answered)",
-    "folder": "os.mkdir(answered); open(answered + '/x', 'w').close()",
+    "folder": "os.mkdir(answered); Path(answered, 'x').touch()",
     "nothing": "os.remove(asked)",
-    "sparse": "open(answered, 'wb').truncate(40 * 2**20)",
-    "deep": "open(answered, 'w').write('{\"value\": ' + '[' * 200_000)",
-    "nested": "open(answered, 'w').write('{\"value\": ' + '{\"list\": [' * 400 + ']}' * 400 + '}')",
-    "lists": "open(answered, 'w').write('{\"value\": {\"list\": [' + '{\"list\": []},' * 2_000_000 + 'null]}}')",
-    "numbers": "open(answered, 'w').write('{\"value\": {\"int\": \"' + '9' * 10_000_000 + '\"}}')",
-    "not-a-number": "open(answered, 'w').write('{\"value\": {\"list\": [NaN, Infinity, -Infinity]}}')",
-    "collisions": "json.dump({'value': {'set': [{'int': str(n * (2**61 - 1))} for n in range(100_000)]}}, open(answered, 'w'))",
-    "shape": "json.dump({'value': {'array': {'shape': [2**39, 0], 'dtype': '|b1', 'bytes': ''}}}, open(answered, 'w'))",
-    "objects": "json.dump({'value': {'array': {'shape': [1], 'dtype': '|O8', 'bytes': 'AAAAAAAAAAA='}}}, open(answered, 'w'))",
-    "kinds": "json.dump({'value': {'data': {'x_train': {'model': '{}'}}, 'name': [], 'classes': {}}, 'changed': {'list': 3}}, open(answered, 'w'))",
-    "reply": "json.dump({'passed': True, 'points': 2.0, 'error': {'a': [1] * 10_000}}, open(answered, 'w'))",
+    "sparse": "Path(answered).touch(); os.truncate(answered, 40 * 2**20)",
+    "deep": "Path(answered).write_text('{\"value\": ' + '[' * 200_000)",
+    "nested": "Path(answered).write_text('{\"value\": ' + '{\"list\": [' * 400 + ']}' * 400 + '}')",
+    "lists": "Path(answered).write_text('{\"value\": {\"list\": [' + '{\"list\": []},' * 2_000_000 + 'null]}}')",
+    "numbers": "Path(answered).write_text('{\"value\": {\"int\": \"' + '9' * 10_000_000 + '\"}}')",
+    "not-a-number": 'Path(answered).write_text(\'{"value": {"list": [NaN, Infinity, -Infinity]}}\')',
+    "collisions": "Path(answered).write_text(json.dumps({'value': {'set': [{'int': str(n * (2**61 - 1))} for n in range(100_000)]}}))",
+    "shape": "Path(answered).write_text(json.dumps({'value': {'array': {'shape': [2**39, 0], 'dtype': '|b1', 'bytes': ''}}}))",
+    "objects": "Path(answered).write_text(json.dumps({'value': {'array': {'shape': [1], 'dtype': '|O8', 'bytes': 'AAAAAAAAAAA='}}}))",
+    "kinds": "Path(answered).write_text(json.dumps({'value': {'data': {'x_train': {'model': '{}'}}, 'name': [], 'classes': {}}, 'changed': {'list': 3}}))",
+    "reply": "Path(answered).write_text(json.dumps({'passed': True, 'points': 2.0, 'error': {'a': [1] * 10_000}}))",
 }
 SERVED = ("link", "fifo", "folder", "lists", "shape")  # by a kernel; all others are only read
 ENDLESS = """
@@ -285,7 +287,9 @@ def test_a_forged_answer_is_refused(name, tmp_path):
     """Read in this very process: none is waited for, followed or executed."""
     asked, answered = tmp_path / "asked.json", tmp_path / "answered.json"
     asked.write_text('{"name": "keep_large"}')
-    exec(ANSWERS[name], {"os": os, "json": json, "asked": str(asked), "answered": str(answered)})
+    exec(
+        ANSWERS[name], {"os": os, "json": json, "Path": Path, "asked": str(asked), "answered": str(answered)}
+    )
     with pytest.raises((ValueError, NotDataError, KeyError)):
         StudentKernel._read("keep_large", read_message(answered)["value"])
 

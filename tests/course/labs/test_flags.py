@@ -108,6 +108,8 @@ def test_equal_code_makes_a_group_whatever_names_numbers_and_given_cells_are():
     given = "def stacked(depth, shortcuts):\n" + SMALL.replace("\n", "\n    ")
     alike = {"importance": ONE_LINE, "own cell 2": given, "predict": "guess = 5", "numbers": TYPED}
     assert flags.equal_notebooks({"ada": alike, "bob": alike}) == []  # one line, and what is everybody's
+    lines = {name: ONE_LINE.replace("importance", name) for name in "abcdefghijkl"}
+    assert flags.equal_notebooks({"ada": lines, "bob": lines}) == []  # however many
     untouched = dict.fromkeys("abcdefgh", "def f(x):\n    raise NotImplementedError('your code here')")
     assert flags.equal_notebooks({"ada": untouched, "bob": untouched}) == []
 

@@ -31,6 +31,7 @@ def bundle(released, tmp_path_factory):
 def test_the_bundle_holds_notebook_library_and_how_to_start(bundle, released):
     with zipfile.ZipFile(bundle) as file:
         contents = {name: file.read(name) for name in file.namelist()}
+        assert {one.external_attr >> 16 for one in file.infolist()} == {0o644}
     wheel = "nnopt-0.1.0-py3-none-any.whl"
     names = ["README.txt", "constraints.txt", "data.csv", wheel, "tiny.ipynb"]
     assert sorted(contents) == [f"tiny/{name}" for name in sorted(names)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 
 import nbformat
@@ -15,12 +16,16 @@ from nnopt_lib.course.chapters.source import Chapter, read_source
 from nnopt_lib.course.labs import sources as lab_sources
 from nnopt_lib.course.labs.course_key import choose_key, with_key
 from nnopt_lib.course.labs.flags import cells_of, found
+from nnopt_lib.course.labs.grade import grade, read_record
 from nnopt_lib.course.labs.gradebook import make_course
 from nnopt_lib.course.labs.private import new_lab, private_labs
+from nnopt_lib.course.labs.report import report
+from nnopt_lib.course.labs.sandbox.sandbox import Limits
 from nnopt_lib.course.labs.sources import find_labs, release
 from nnopt_lib.course.labs.submissions import name_of
 from tests import labs_class
 
+DRAWN = base64.b64encode(b"\x89PNG not a real picture").decode()
 LADDER = ["Your name", "Predict", "Implement", "Apply", "Measure", "Explain"]
 
 
@@ -75,7 +80,11 @@ def test_the_template_is_a_lab_of_the_courses_form(project):
     assert sum(mark.get("points", 0) for mark in marks) == 12 and marks[-1]["points"] == 2
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert "labs.given(numbers" in code and "labs.mark(numbers" in code and "labs.choose(variant" in code
-    assert "<summary>Hint</summary>" in text and "Rubric:" in text and "LABNAME" not in path.read_text()
+    assert (
+        "<summary>Hint 2</summary>" in text
+        and "For the reader:" in text
+        and "LABNAME" not in path.read_text()
+    )
     for pair in ("SOLUTION", "HIDDEN TESTS"):
         assert path.read_text().count(f"BEGIN {pair}") == path.read_text().count(f"END {pair}") > 0
 
@@ -132,7 +141,7 @@ def test_a_lab_of_ones_own_is_found_released_and_drawn_once(project, monkeypatch
     choose_key(course.folder, "autumn")
     text = release(lab, course).read_text()
     assert r"course_key = \"autumn\"" in text and "expected-1.png" in text
-    for secret in ("np.abs(values) > threshold", "HIDDEN", "SOLUTION", "Rubric"):
+    for secret in ("np.abs(values) > threshold", "HIDDEN", "SOLUTION", "For the reader"):
         assert secret in lab.source.read_text() and secret not in text
     expected = {"student": 1, "predict": 1, "large": 3, "numbers": 3, "explain": 2}
     assert course.most_points("my-lab") == {f"{name}-test": most for name, most in expected.items()} | {
@@ -163,3 +172,40 @@ def test_names_that_are_taken_or_no_names_are_refused_in_a_sentence(project):
         "Call it my-my-tiny.md."
     )
     assert private_labs(project / "no class yet") == {}
+
+
+@pytest.mark.notebook
+@pytest.mark.usefixtures("private_temporary_folder")
+def test_a_lab_of_ones_own_is_graded_and_reported_like_the_courses(project, monkeypatch):
+    monkeypatch.setattr(lab_sources, "draw_pictures", lambda lab, source: [DRAWN])
+    course = make_course(project / "class")
+    path = new_lab("my-lab", course.folder)
+    choose_key(course.folder, "autumn")
+    (lab,) = find_labs(["my-lab"], course.folder)
+    released = json.loads(release(lab, course).read_text())
+    keyed = with_key("my-lab", read_source(Chapter("my-lab", path)), "autumn")
+    solved = {
+        name_of(cell): cell.source
+        for cell in keyed.cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+    _, names = points(keyed, "ada", monkeypatch)
+    typed = {
+        "student": "student = 'ada'",
+        "numbers": f"numbers = {names['numbers']!r}",
+        "guess": "guess = 30",
+    }
+    typed["explain"] = f"answer = {names['answer']!r}"
+    for student, cells in {"ada": {**solved, **typed}, "bob": {}}.items():
+        notebook = json.loads(json.dumps(released))
+        for cell in notebook["cells"]:
+            cell["source"] = cells.get(name_of(cell), cell["source"])
+        handed_in = course.notebook("submitted", "my-lab", student)
+        handed_in.parent.mkdir(parents=True)
+        handed_in.write_text(json.dumps(notebook))
+    grade(course, "my-lab", Limits())
+    earned = course.points("my-lab")
+    assert {student: sum(given.values()) for student, given in earned.items()} == {"ada": 10, "bob": 0}
+    record = read_record(course, "my-lab", "ada")
+    assert (record["failure"], record["flags"], record["name"]) == ("", [], "own")
+    assert "my-lab: 2 handed in" in report(course, "my-lab")

@@ -219,8 +219,8 @@ def test_the_solution_is_tested_by_tests_that_ask_for_the_solution(lab, monkeypa
     monkeypatch.undo()
     monkeypatch.setenv("NNOPT_HOME", str(lab.source.parents[2]))
     text = lab.source.read_text()
-    asks = 'assert numbers["kept"] == solution["numbers"]["kept"]'
-    lab.source.write_text(text.replace('assert numbers["kept"] == sum(own > 1)', asks))
+    asks = 'assert solution["numbers"] == numbers\n### END HIDDEN TESTS'
+    lab.source.write_text(text.replace("### END HIDDEN TESTS", asks).replace(asks, "### END HIDDEN TESTS", 2))
     assert asks in lab.source.read_text()
     source = lab_sources.read_source(lab)
     before = lab_sources._code(source)
