@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import io
 import math
@@ -95,7 +96,8 @@ class Examiner:
 
         def carried(*arguments: Any, **options: Any) -> Any:
             before = pack_or_none([list(arguments), options])
-            result = call(name, arguments, options)
+            # Copies, since a function that empties its arguments would answer a test that compares with them.
+            result = call(name, copy.deepcopy(arguments), copy.deepcopy(options))
             changed = pack_or_none([list(arguments), options]) != before
             if changed or _is_empty(result):
                 own, copies = self._own_result(name, before)

@@ -328,8 +328,8 @@ def test_the_report_names_failures_copies_and_other_names(graded, tmp_path):
     assert "so another seed:\n  othername: 'ada'\n" in text
     rows = (course.folder / "reports" / "tiny.csv").read_text().splitlines()
     assert rows[:3:2] == [
-        "student,student-test,mask-test,numbers-test,words,points,of,note",
-        "ada,1.0,2.0,2.0,0.0,5.0,5.0,",
+        "student,name,section,student-test,mask-test,numbers-test,words,points,late_penalty,total,of,note",
+        "ada,,,1.0,2.0,2.0,0.0,5.0,0.0,5.0,5.0,",
     ]
     pages = {
         name: (course.notebook("feedback", "tiny", name).with_suffix(".html")).read_text()

@@ -73,6 +73,52 @@ def test_links_and_pipes_are_not_opened(tmp_path):
     assert read_submission(tmp_path / "nothing") == (b"", "could not be read: No such file or directory")
 
 
+def pieces(*sources: str, kind: str = "code", between: str | None = None) -> list[str]:
+    """What is left of cells of one name with these sources, put together."""
+    marks = {"nbgrader": {"grade_id": "mask"}}
+    cells = [{**CELL, "cell_type": kind, "metadata": marks, "source": one} for one in sources]
+    if kind == "markdown":
+        cells = [{key: cell[key] for key in ("cell_type", "metadata", "source")} for cell in cells]
+    if between is not None:
+        cells.insert(1, {"cell_type": "markdown", "metadata": {}, "source": between})
+    left = joined(notebook_of(text(*cells).encode()).cells)
+    named = [cell for cell in left if name_of(cell)]
+    assert len(named) == 1 and named[0] is [cell for cell in left if cell.cell_type == kind][-1]
+    return [cell.source for cell in left if cell.cell_type == kind]
+
+
+HEAD, BODY = "def f(x):", "    return x"
+
+
+@pytest.mark.parametrize(
+    ("sources", "left"),
+    [
+        ((HEAD, BODY), [f"{HEAD}\n{BODY}"]),
+        (("n = {", "'a': 1", "}"), ["n = {\n'a': 1\n}"]),
+        (("a = 1", HEAD, BODY), ["a = 1", f"{HEAD}\n{BODY}"]),
+        (("%matplotlib inline\na = 1", "!ls\nb = 2"), ["%matplotlib inline\na = 1", "!ls\nb = 2"]),
+        (("def f(x:\n    pass", f"{HEAD}\n{BODY}"), ["def f(x:\n    pass", f"{HEAD}\n{BODY}"]),
+        ((f"{HEAD}\n{BODY}", "def f(x:\n    pass"), [f"{HEAD}\n{BODY}", "def f(x:\n    pass"]),
+    ],
+)
+def test_pieces_become_one_where_that_makes_python_and_tries_stay_apart(sources, left):
+    assert pieces(*sources) == left
+
+
+def test_text_between_pieces_and_pieces_of_text():
+    assert pieces(HEAD, BODY, between="a remark") == [f"{HEAD}\n{BODY}"]
+    assert pieces("a = 1", "b = 2", between="a remark") == ["a = 1", "b = 2"]
+    assert pieces("large weights", "matter", kind="markdown") == ["large weights\nmatter"]
+    assert pieces("the same", "the same ", kind="markdown") == ["the same"]
+
+
+def test_what_programs_leave_out_or_write_null_for_is_put_in():
+    bare = {"cell_type": "code", "metadata": None, "source": "1"}
+    null = {**CELL, "outputs": None}
+    cells = notebook_of(text(bare, null, metadata=None).encode()).cells
+    assert [(cell.outputs, cell.execution_count, cell.metadata) for cell in cells] == [([], None, {})] * 2
+
+
 def code(source: str, name: str | None = None, **more: object):
     marks = {"nbgrader": {"grade_id": name, "solution": True}} if name else {}
     return new_code_cell(source, metadata=marks, **more)
