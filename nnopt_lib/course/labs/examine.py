@@ -75,6 +75,11 @@ class Examiner:
     def __exit__(self, *_: object) -> None:
         self._leave.close()
 
+    @property
+    def solution(self) -> dict[str, Any]:
+        """What the solution's own cells define: its answers and its functions."""
+        return dict(self._base["solution"])
+
     def is_function(self, name: str) -> bool:
         """Whether the solution has a function under this name, so that the student's is to be called."""
         return callable(self._base.get(name))
