@@ -62,6 +62,7 @@ class Examiner:
         self.needs = {
             str(name_of(cell)): used(cell.source) & self.exports for cell in self._cells if is_test(cell)
         }
+        self.solution: dict[str, Any] = {}  # what the solution's cells define
         self._base: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self.changing: set[str] = set()
@@ -74,7 +75,8 @@ class Examiner:
             for cell in self._cells:
                 if not is_test(cell):
                     _run_own(cell, self._base)
-            self._base["solution"] = {name: self._base[name] for name in self.exports if name in self._base}
+            self.solution = {name: self._base[name] for name in self.exports if name in self._base}
+            self._base["solution"] = dict(self.solution)
             self._leave = stack.pop_all()
         return self
 
