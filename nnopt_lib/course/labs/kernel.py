@@ -109,8 +109,8 @@ class StudentKernel(NotebookClient):
         if "changed" in answer:
             try:
                 changed = {part: unpack(packed) for part, packed in answer["changed"].items()}
-                _take_over(list(arguments), changed["arguments"])
-                _take_over(dict(options), changed["options"])
+                take_over(list(arguments), changed["arguments"])
+                take_over(dict(options), changed["options"])
             except Exception as error:  # the kernel says what changed, and to what
                 what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 raise NotDataError(
@@ -189,7 +189,7 @@ class StudentKernel(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
 
-def _take_over(original: Any, changed: Any) -> None:
+def take_over(original: Any, changed: Any) -> None:
     """Make the changes to an argument that a function made in the kernel; what cannot change is left."""
     import numpy as np
 
@@ -200,20 +200,20 @@ def _take_over(original: Any, changed: Any) -> None:
         if len(original) == len(changed):
             for index, (one, other) in enumerate(zip(original, changed, strict=True)):
                 if isinstance(one, (np.ndarray, list, dict, tuple)):
-                    _take_over(one, other)
+                    take_over(one, other)
                 else:
                     original[index] = other
         else:
             original[:] = changed
     elif isinstance(original, tuple) and isinstance(changed, tuple) and len(original) == len(changed):
         for one, other in zip(original, changed, strict=True):
-            _take_over(one, other)
+            take_over(one, other)
     elif isinstance(original, dict) and isinstance(changed, dict):
         for key in set(original) - set(changed):
             del original[key]
         for key, other in changed.items():
             if isinstance(original.get(key), (np.ndarray, list, dict, tuple)):
-                _take_over(original[key], other)
+                take_over(original[key], other)
             else:
                 original[key] = other
     elif hasattr(original, "load_state_dict") and hasattr(changed, "state_dict"):

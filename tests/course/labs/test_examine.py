@@ -289,6 +289,18 @@ def test_what_a_function_does_to_its_arguments_stays_with_it(examiner):
     values, table = np.ones(2), {"a": 1}
     assert examiner.stand_in("twice", call)(values, k=table) == [1]
     assert values.tolist() == [1, 1] and table == {"a": 1}
+    assert examiner.changing == {"twice"}
+
+
+def test_a_change_that_the_exercise_asks_for_is_seen_by_its_test(examiner):
+    def call(name, arguments, options):
+        arguments[0][:] = [7, 8]
+
+    values = np.ones(2)
+    examiner.changing.clear()
+    examiner.stand_in("in_place", call)(values)
+    assert values.tolist() == [7, 8]
+    assert examiner.changing == set()
 
 
 def test_functions_are_told_from_data():

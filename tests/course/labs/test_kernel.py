@@ -14,7 +14,7 @@ from nnopt_lib.course.labs.kernel import (
     NotDataError,
     StudentKernel,
     UndefinedError,
-    _take_over,
+    take_over,
 )
 from nnopt_lib.course.labs.sandbox.sandbox import Limits
 
@@ -174,7 +174,7 @@ CHANGES = [
 def test_changes_are_made_in_the_very_objects(number):
     original, changed, expected = CHANGES[number]
     parts = list(original) if isinstance(original, (list, tuple)) else []
-    _take_over(original, changed)
+    take_over(original, changed)
     assert np.array_equal(original, expected) if isinstance(original, np.ndarray) else original == expected
     for part, now in zip(parts, original, strict=False):
         assert part is now or not isinstance(part, list)
@@ -183,7 +183,7 @@ def test_changes_are_made_in_the_very_objects(number):
 def test_an_array_that_cannot_be_written_stays():
     array = np.zeros(2)
     array.flags.writeable = False
-    _take_over(array, np.ones(2))
+    take_over(array, np.ones(2))
     assert array.tolist() == [0, 0]
 
 
@@ -192,9 +192,9 @@ def test_tensors_and_models_change_in_place():
     import torch
 
     tensor, model = torch.zeros(2, requires_grad=True), torch.nn.Linear(2, 1)
-    _take_over(tensor, torch.ones(2))
+    take_over(tensor, torch.ones(2))
     assert tensor.tolist() == [1, 1]
     other = torch.nn.Linear(2, 1)
     weight = model.weight
-    _take_over(model, other)
+    take_over(model, other)
     assert torch.equal(weight, other.weight) and weight is model.weight
