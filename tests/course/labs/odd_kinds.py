@@ -274,7 +274,7 @@ def _magics(notebook: Notebook) -> None:
         notebook,
         "mask",
         own_cell("%%time\n%%timeit\npass", "timed"),
-        own_cell("%load_ext tensorboard\n?np.abs\n!pip --version", "ext"),
+        own_cell("%load_ext autoreload\n?np.abs", "ext"),
     )
 
 
