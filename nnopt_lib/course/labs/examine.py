@@ -62,6 +62,7 @@ class Examiner:
         self.needs = {
             str(name_of(cell)): used(cell.source) & self.exports for cell in self._cells if is_test(cell)
         }
+        self.solution: dict[str, Any] = {}  # what the solution's cells define
         self._base: dict[str, Any] = {}
         self._kept: dict[str, Any] = {}
         self.changing: set[str] = set()
@@ -74,7 +75,8 @@ class Examiner:
             for cell in self._cells:
                 if not is_test(cell):
                     _run_own(cell, self._base)
-            self._base["solution"] = {name: self._base[name] for name in self.exports if name in self._base}
+            self.solution = {name: self._base[name] for name in self.exports if name in self._base}
+            self._base["solution"] = dict(self.solution)
             self._leave = stack.pop_all()
         return self
 
@@ -167,6 +169,8 @@ def used(source: str) -> set[str]:
     read, bound = set(), set[str]()
     for statement in body:
         loads = {one.id for one in _names(statement) if isinstance(one.ctx, ast.Load)}
+        loops = [node.target for node in ast.walk(statement) if isinstance(node, ast.comprehension)]
+        loads -= {one.id for loop in loops for one in _names(loop)}
         stores = {one.id for one in _names(statement) if isinstance(one.ctx, ast.Store)}
         match statement:
             case ast.AugAssign(target=ast.Name(id=name)):
@@ -182,7 +186,7 @@ def used(source: str) -> set[str]:
     return read & _global(source)
 
 
-def _names(statement: ast.stmt) -> list[ast.Name]:
+def _names(statement: ast.AST) -> list[ast.Name]:
     return [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
 
 

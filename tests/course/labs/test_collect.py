@@ -365,6 +365,8 @@ def test_canvas_counts_files_whatever_the_time_of_the_download(course, tmp_path,
     assert at_noon(course, tmp_path, "third", 8, "x_LATE_7_102_depth-2.ipynb").students == {"x": "replaced"}
     origin = json.loads((course.folder / "collected" / "depth" / "x.json").read_text())
     assert (origin["late"], origin["download"], origin["place"]) == (True, True, "x_LATE_7_102_depth-2.ipynb")
+    # Nor does that time make anybody late.
+    assert not (course.folder / "submitted" / "x" / "depth" / "timestamp.txt").exists()
 
 
 def test_times_that_are_all_the_same_are_those_of_the_download(course, tmp_path, in_utc):

@@ -328,8 +328,8 @@ def test_the_report_names_failures_copies_and_other_names(graded, tmp_path):
     assert "so another seed:\n  othername: 'ada'\n" in text
     rows = (course.folder / "reports" / "tiny.csv").read_text().splitlines()
     assert rows[:3:2] == [
-        "student,student-test,mask-test,numbers-test,words,points,of,note",
-        "ada,1.0,2.0,2.0,0.0,5.0,5.0,",
+        "student,name,section,student-test,mask-test,numbers-test,words,points,late_penalty,total,of,note",
+        "ada,,,1.0,2.0,2.0,0.0,5.0,0.0,5.0,5.0,",
     ]
     pages = {
         name: (course.notebook("feedback", "tiny", name).with_suffix(".html")).read_text()
@@ -480,3 +480,13 @@ def test_an_unknown_student_and_no_jobs_are_refused(course):
     with pytest.raises(NnoptError) as refused:
         lab_grading.grade(course, "tiny", Limits(), jobs=0)
     assert str(refused.value) == "--jobs must be a whole number, at least 1; received 0."
+
+
+def test_an_answer_with_half_a_letter_can_be_written_down(course):
+    # As a student may type it, raise it or return it; a record that cannot be written stops the whole class.
+    hand_in(course, "ada", solved("ada"))
+    answer = {**lab_grading._ended(""), "of": "x", "notes": {"mask-test": "f raised E: \ud800"}}
+    answer = json.loads(lab_grading._sent({**answer, "typed": {"student": "a\udc80"}}))
+    assert lab_grading._write_down(course, "tiny", "ada", Limits(), answer) == ""
+    record = json.loads(course.record("tiny", "ada").read_text(encoding="utf-8"))
+    assert (record["notes"], record["typed"]) == ({"mask-test": "f raised E: ?"}, {"student": "a?"})

@@ -80,7 +80,6 @@ class TestRunning:
             "leave": "leave raised SystemExit: bye",
             "odd": "odd returned an object of type object, which no test can look at",
             "later": "later raised NameError: name 'helper' is not defined",
-            "forge": "forge gave an answer that cannot be read: no ordinary file",
         }.items():
             with pytest.raises(NotDataError) as error:
                 running.call(name, (), {})
@@ -91,6 +90,9 @@ class TestRunning:
             running.call("add", (np.zeros(2**22),), {})
         with pytest.raises(NotDataError, match="^fail returned an object of type function"):
             running.value("fail")
+        running.call("forge", (), {})  # the next answer is a folder
+        with pytest.raises(NotDataError, match="^add gave an answer that cannot be read: no ordinary file"):
+            running.call("add", (1,), {})
         assert running.call("add", (1,), {}) == 2  # nothing was broken by all that
 
     def test_names_that_nothing_was_given_are_known_as_such(self, running):
