@@ -109,7 +109,7 @@ class Examiner:
                 if changed and pack_or_none(copies) == before:
                     self.changing.add(name)
                 elif changed:  # as the exercise asks for
-                    take_over(list(arguments), given)
+                    take_over(arguments, given)
                     take_over(options, named)
             return result
 
