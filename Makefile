@@ -31,6 +31,7 @@ benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py
 	.venv/bin/python tests/benchmarks/masks.py
 	PYTHONPATH=. .venv/bin/python tests/benchmarks/nodes.py
+	.venv/bin/python -m tests.benchmarks.labs
 	.venv/bin/python tests/benchmarks/search.py
 
 clean:  ## remove what was made, except .venv and the computed rows in build/store

@@ -19,8 +19,10 @@ FRAMEWORKS = ("torch", "keras")
 # Their tests share something that takes long to make: a graded class, a book, a paper, figures.
 SHARING = (
     "course/book/test_build.py",
+    "course/labs/test_cheats.py",
     "course/labs/test_commands.py",
     "course/labs/test_grade.py",
+    "course/labs/test_kinds.py",
     "course/test_writeup.py",
     "results/test_figures.py",
 )

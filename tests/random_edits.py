@@ -187,7 +187,7 @@ def _kept_of_classes(folder: Path) -> Iterator[Kept]:
     course: Course = new_course(folder)
     hand_in(course, "ada", solved("ada"))
     course.give_zero("tiny", "ada")
-    with course._open() as gradebook:
+    with course.open_gradebook() as gradebook:
         grade = gradebook.find_submission("tiny", "ada").notebooks[0].grades[0]
         grade.manual_score = 1.5
         gradebook.db.commit()

@@ -13,6 +13,7 @@ from typing import Any
 
 from nnopt_lib.checks import nearest, refuse
 from nnopt_lib.course.book.coverage import coverage_table
+from nnopt_lib.course.book.graded import graded_tables
 from nnopt_lib.course.book.tried import tried_tables
 from nnopt_lib.course.book.widgets import front_widget, masks_widget
 from nnopt_lib.data.page import overview
@@ -36,6 +37,7 @@ def fill(
         "data": overview,
         "coverage": coverage_table,
         "tried": tried_tables,
+        "graded": graded_tables,
         "play-masks": masks_widget,
         "play-front": front_widget,
     }

@@ -11,14 +11,15 @@ from typing import Any
 from nbformat.v4 import new_code_cell, new_output
 
 from nnopt_lib.course.labs.answers import NotTypedError, typed
-from nnopt_lib.course.labs.examine import Examiner, Judgement, is_test
+from nnopt_lib.course.labs.examine import Examiner, Judgement, is_test, used
 from nnopt_lib.course.labs.inside import add_error, run_test
 from nnopt_lib.course.labs.kernel import BrokenKernelError, NotDataError, StudentKernel, UndefinedError
 from nnopt_lib.course.labs.sandbox.sandbox import Limits
 from nnopt_lib.course.labs.submissions import name_of
 
 MOST_STARTS = 6  # of a kernel for one notebook
-HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[^\n]*", re.DOTALL)
+# As nbgrader reads it: from line to line, whatever else stands in them, or to the end.
+HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?(?:END HIDDEN TESTS[^\n]*|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Attempt:
             self.failure = self.failure or f"broke its kernel {MOST_STARTS} times"
         if not self.failure:
             self.failure = f"timed out after {self.limits.seconds:g} s, in {self._label(self._at)}"
-        if self.failure.startswith("timed out") and self.examiner:
+        if self.failure.startswith(("timed out", "broke its kernel")) and self.examiner:
             self._judge_what_needs_no_kernel()
 
     def _run_cells(self, kernel: StudentKernel) -> None:
@@ -113,7 +114,9 @@ class Attempt:
         cell = self.nb.cells[index]
         exported: dict[str, Any] = {}
         missing = []
-        needed: frozenset[str] | set[str] = self.examiner.needs.get(str(name_of(cell)), frozenset())
+        needed = (
+            used(cell.source) & self.examiner.exports
+        )  # of the released test, whatever the source says now
         for name in sorted(needed):
             try:
                 exported[name] = self._export(kernel, name, len(self.nb.cells) if late else index)
@@ -123,9 +126,11 @@ class Attempt:
                 self.judged[index] = Judgement(False, None, str(error))
                 return
         self._incomplete.discard(index)
+        if missing and kernel is None:
+            return  # what it tests may have been defined: it was not run, which `show` says
         if missing:
             self.judged[index] = Judgement(False, None, f"not defined: {', '.join(missing)}")
-            if not late and kernel is not None:
+            if not late:
                 self._incomplete.add(index)
             return
         called = self.student.accepted if "student" in needed else self.examiner.student
@@ -140,12 +145,11 @@ class Attempt:
             return self.examiner.stand_in(name, kernel.call)
         try:
             return self.typed(name, until)
-        except (KeyError, NotTypedError) as error:
+        except (KeyError, NotTypedError):
             if kernel is None:
                 raise UndefinedError(name) from None
             value = kernel.value(name)
-            if isinstance(error, NotTypedError):
-                self.computed.add(name)
+            self.computed.add(name)
             return value
 
     def typed(self, name: str, until: int | None = None) -> Any:
@@ -177,13 +181,7 @@ class Attempt:
 
 def typed_in(cells: list[Any], name: str) -> Any:
     """The last value that was typed for `name` in these cells; raises as `answers.typed` does."""
-    for cell in reversed(cells):
-        if cell.cell_type == "code" and not is_test(cell):
-            try:
-                return typed(cell.source, name)
-            except KeyError:
-                continue
-    raise KeyError(name)
+    return typed([one.source for one in cells if one.cell_type == "code" and not is_test(one)], name)
 
 
 def _outputs(judgement: Judgement, most: float) -> list[Any]:

@@ -21,6 +21,10 @@ HERE = Path("course")
 def release(
     names: Names = None,
     course: CourseFolder = HERE,
+    due: Annotated[
+        str,
+        typer.Option(help='when they are due, as "2027-03-01 23:59" (here) or with a zone; none for no date'),
+    ] = "",
     key: Annotated[
         str,
         typer.Option(metavar="WORD", help="the class's own word: other data and questions than elsewhere"),
@@ -33,18 +37,22 @@ def release(
     \b
     nnopt labs release --course optimization-2027
     nnopt labs release depth width --course optimization-2027 --key autumn-27
+    nnopt labs release depth --due "2027-03-01 23:59 Europe/Berlin" --course optimization-2027
     nnopt labs release depth --save
     """
     from nnopt_lib.course.chapters.source import read_source
     from nnopt_lib.course.labs import sources as lab_sources
     from nnopt_lib.course.labs.course_key import choose_key, has_variants, key_of
     from nnopt_lib.course.labs.gradebook import make_course
+    from nnopt_lib.course.labs.late import read_due, say_due
+    from nnopt_lib.course.labs.progress import progress
 
+    when = read_due(due) if due else None
     if save:
-        if key or force:
+        if key or force or due:
             refuse(
-                "committed student copies have no key",
-                "--save with --key or --force",
+                "committed student copies have no key and no due date",
+                "--save with --key, --force or --due",
                 "Leave out one of them.",
             )
         for lab in lab_sources.find_labs(names or []):
@@ -54,10 +62,17 @@ def release(
     opened = make_course(course)
     if key:
         choose_key(opened.folder, key, force=force)
-    for lab in to_release:
-        path = lab_sources.release(lab, opened)
-        alike = key_of(opened.folder) and not has_variants(read_source(lab))
-        typer.echo(f"{lab.name:16} {path}{', the same whatever the key' if alike else ''}")
+    with progress(len(to_release), "releasing") as bar:
+        for lab in to_release:
+            path = lab_sources.release(lab, opened)
+            if due:
+                opened.set_due(lab.name, when)
+            alike = key_of(opened.folder) and not has_variants(read_source(lab))
+            about = [str(path), *(["the same whatever the key"] if alike else [])]
+            about += [f"due {say_due(when)}"] if when else []
+            bar.clear()
+            typer.echo(f"{lab.name:16} {', '.join(about)}")
+            bar.update()
 
 
 @labs.command()
@@ -106,6 +121,8 @@ def collect(
 ) -> None:
     """Take in the notebooks of a class: a folder or .zip file with a file or a folder for each student.
 
+    Who is who may stand in students.csv in the class's folder.
+
     \b
     nnopt labs collect depth downloads/depth.zip --course optimization-2027
     """
@@ -115,8 +132,9 @@ def collect(
     collected = collect_lab(open_course(course), name, handed_in)
     for note in collected.notes:
         typer.echo(note)
-    for student, word in collected.students.items():
-        typer.echo(f"{student:32} {word}")
+    in_section = sorted(collected.students.items(), key=lambda one: collected.sections.get(one[0], ""))
+    for student, word in in_section:
+        typer.echo(f"{student:32} {word:10} {collected.sections.get(student, '')}".rstrip())
 
 
 @labs.command()
@@ -152,13 +170,20 @@ def grade(
 
 
 @labs.command()
-def report(name: Lab, course: CourseFolder = HERE) -> None:
+def report(
+    name: Lab,
+    course: CourseFolder = HERE,
+    tests: Annotated[
+        str, typer.Option(help="in the students' pages, hidden tests stay hidden or are shown")
+    ] = "hidden",
+) -> None:
     """Write points as CSV, a page of feedback for each student, and print the table of the class.
 
     \b
     nnopt labs report depth --course optimization-2027
+    nnopt labs report depth --course optimization-2027 --tests shown
     """
     from nnopt_lib.course.labs.gradebook import open_course
     from nnopt_lib.course.labs.report import report as report_lab
 
-    typer.echo(report_lab(open_course(course), name), nl=False)
+    typer.echo(report_lab(open_course(course), name, tests), nl=False)

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from nnopt_lib.course.labs.drawing import Drawing, Series, drawing
 
 MIB = 2**20
 LARGEST = 32 * MIB  # of one message
-MOST_PARAMETERS = 5_000_000  # of a model that is sent
+MOST_PARAMETERS, MOST_NODES = 5_000_000, 1000  # of a model that is sent
+MOST_ALIKE = 100  # keys of equal hash: more of them keep a dictionary busy for hours
 DTYPE = re.compile(r"[<>|=][biufc]\d{1,2}|[<>|=]U\d{1,4}")
+MOST_BITS = 4096  # of a whole number: Python writes no more than 4300 digits
 PLAIN = (type(None), bool, str)
 
 
@@ -40,6 +43,8 @@ def pack(value: Any) -> Any:
     if isinstance(value, np.generic):
         return {"scalar": _pack_array(np.asarray(value))}
     if isinstance(value, int):
+        if int.bit_length(value) > MOST_BITS:
+            raise CannotCrossError(f"a whole number of more than {MOST_BITS} bits")
         return {"int": int.__repr__(value)}
     if isinstance(value, float):
         return {"float": float.__repr__(value)}
@@ -53,6 +58,14 @@ def pack(value: Any) -> Any:
     if isinstance(value, dict):
         return {"dict": [[pack(key), pack(one)] for key, one in dict.items(value)]}
     return _pack_object(value)
+
+
+def pack_or_none(value: Any) -> Any:
+    """`value` packed, None where it is no data."""
+    try:
+        return pack(value)
+    except CannotCrossError:
+        return None
 
 
 def _pack_array(array: np.ndarray) -> dict[str, Any]:
@@ -130,16 +143,27 @@ def unpack(packed: Any) -> Any:
     return READERS[kind](inner, dict(more))
 
 
+def _keys(packed: Any) -> list[Any]:
+    keys = [unpack(one) for one in packed]
+    if max(Counter(map(hash, keys)).values(), default=0) > MOST_ALIKE:
+        raise ValueError("keys that were made to be slow")
+    return keys
+
+
 def _array(packed: Any) -> np.ndarray:
     shape, name = packed["shape"], packed["dtype"]
-    if not DTYPE.fullmatch(name) or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+    if not DTYPE.fullmatch(name) or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError("no array of numbers")
+    # An empty array has no bytes that would tell of its other axes, which a test may take sums over.
+    if len(shape) > 16 or math.prod(n or 1 for n in shape) > LARGEST:
+        raise ValueError("an array of too many axes or too long ones")
     content = base64.b64decode(packed["bytes"], validate=True)
     dtype = np.dtype(name)
-    if math.prod(shape) * dtype.itemsize != len(content) or len(shape) > 16:
+    if math.prod(shape) * dtype.itemsize != len(content):
         raise ValueError("an array whose shape does not fit its bytes")
     array = np.frombuffer(content, dtype).reshape(shape).copy()
-    return array.astype(bool) if dtype.kind == "b" else array
+    # A byte of 2 would be neither equal to True nor to False.
+    return np.asarray(array.view("u1") != 0) if dtype.kind == "b" else array
 
 
 def _arrays(packed: Any) -> dict[str, np.ndarray]:
@@ -157,9 +181,8 @@ def _tensor(packed: Any, more: Any) -> Any:
 
 def _model(packed: Any, more: Any) -> Any:
     from nnopt_lib import build, measure, set_weights
-    from nnopt_lib.structure.spec import NetSpec
 
-    spec = NetSpec.from_json(packed)
+    spec = _spec(packed, None)
     if measure.count(spec).parameters > MOST_PARAMETERS:  # before memory is taken for them
         raise ValueError("a model of too many parameters")
     model = build(spec)
@@ -170,7 +193,10 @@ def _model(packed: Any, more: Any) -> Any:
 def _spec(packed: Any, _: Any) -> Any:
     from nnopt_lib.structure.spec import NetSpec
 
-    return NetSpec.from_json(packed)
+    spec = NetSpec.from_json(packed)
+    if len(spec.nodes) > MOST_NODES:
+        raise ValueError("a network of too many nodes")
+    return spec
 
 
 def _masks(packed: Any, _: Any) -> Any:
@@ -196,8 +222,10 @@ READERS: dict[str, Callable[[Any, Any], Any]] = {
     "ellipsis": lambda *_: ...,
     "list": lambda packed, _: [unpack(one) for one in packed],
     "tuple": lambda packed, _: tuple(unpack(one) for one in packed),
-    "set": lambda packed, _: {unpack(one) for one in packed},
-    "dict": lambda packed, _: {unpack(key): unpack(one) for key, one in packed},
+    "set": lambda packed, _: set(_keys(packed)),
+    "dict": lambda packed, _: dict(
+        zip(_keys([key for key, _ in packed]), [unpack(one) for _, one in packed], strict=True)
+    ),
     "array": lambda packed, _: _array(packed),
     **{"scalar": _scalar, "tensor": _tensor, "model": _model, "spec": _spec},
     **{"masks": _masks, "data": _data, "drawing": _drawing},
@@ -219,22 +247,26 @@ def read_message(path: Path) -> Any:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise ValueError(f"nothing to read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("no ordinary file")
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("no ordinary file")
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(f"more than {LARGEST // MIB} MiB")
     try:
         return json.loads(content)
-    except (RecursionError, UnicodeDecodeError) as error:
+    except (RecursionError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"no message: {type(error).__name__}") from None
 
 
 def serve(namespace: Mapping[str, Any], asked: str, answered: str) -> None:
     """In the student's kernel: call a function, or send a value, as the message in the file `asked` says."""
     message = json.loads(Path(asked).read_text(encoding="utf-8"))
-    write_message(Path(answered), _answer(namespace, message))
+    try:
+        write_message(Path(answered), _answer(namespace, message))
+    except CannotCrossError as error:
+        write_message(Path(answered), {"crossed": str(error)})
 
 
 def _answer(namespace: Mapping[str, Any], message: Any) -> dict[str, Any]:
@@ -251,8 +283,10 @@ def _answer(namespace: Mapping[str, Any], message: Any) -> dict[str, Any]:
         except BaseException as error:  # a student's function may raise anything
             return {"error": f"{type(error).__name__}: {error}"[:500]}
         # Arguments that were changed in place are sent back, so that the test sees the change.
-        changed = [pack(one) for one in arguments]
-        same = changed == message["arguments"]["list"]
-        return {"value": pack(result), **({} if same else {"changed": {"list": changed}})}
+        changed = {"arguments": pack(arguments), "options": pack(options)}
+        same = all(changed[part] == message[part] for part in changed)
+        return {"value": pack(result), **({} if same else {"changed": changed})}
     except CannotCrossError as error:
         return {"crossed": str(error)}
+    except Exception as error:  # what a student's own classes may raise, and lists that hold themselves
+        return {"crossed": f"an object that cannot be read ({type(error).__name__})"}

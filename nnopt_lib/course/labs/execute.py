@@ -43,6 +43,7 @@ from nnopt_lib.course.labs.sandbox.sandbox import Limits, not_cut
 from nnopt_lib.course.labs.submissions import RestoreCells, notebook_of, read_submission
 from nnopt_lib.course.labs.trees import cells_of
 
+MOST_OF_A_NAME = 500  # letters
 MARK = "nnopt"  # our part of a notebook's metadata
 _held_gradebook: Any = None  # the lock that a grading process of ours holds, but while a submission runs
 
@@ -110,7 +111,7 @@ class GuardedExecute(NbGraderPreprocessor):
             return attempt, {"flags": [], "typed": {}, "name": "own"}
         answers = _typed(nb.cells)
         name = answers.get("student")
-        name = name if isinstance(name, str) and name.strip() else None
+        name = name if isinstance(name, str) and _is_name(name) else None
         belongs = whose(course, lab, student, name) if name else "own"
         # Numbers of a name that is nobody's were measured all the same; those of another's are another's.
         counted = name if name and belongs != "another's" else student
@@ -119,6 +120,7 @@ class GuardedExecute(NbGraderPreprocessor):
             attempt = Attempt(nb, Student(student, accepted), examiner, limits)
             attempt.run(self.threads, path.parent)
         computed = [f"{name} was computed, not typed" for name in sorted(attempt.computed)]
+        computed += [f"{name} changes what it is given" for name in sorted(examiner.changing)]
         tests = list(examiner.needs)
         own, solution = (cells_of(nbformat.writes(one).encode(), tests) for one in (nb, source))
         flags = [*computed, *found(own, solution)]
@@ -139,6 +141,12 @@ def _typed(cells: list[Any]) -> dict[str, Any]:
         with contextlib.suppress(KeyError, NotTypedError, RecursionError):
             answers[name] = typed_in(cells, name)
     return dict(json.loads(json.dumps(answers, default=str, skipkeys=True)))
+
+
+def _is_name(text: str) -> bool:
+    """Whether a seed can be drawn from this and an environment hold it; no name of anybody's is refused."""
+    written = text.encode(errors="replace").decode()
+    return bool(text.strip()) and len(text) <= MOST_OF_A_NAME and text == written and "\0" not in text
 
 
 def _notices(failure: str, left_out: list[str]) -> list[str]:

@@ -82,13 +82,22 @@ def equal_notebooks(
 
 
 def groups_of_equal_numbers(records: Mapping[str, Mapping[str, Any] | None]) -> list[list[str]]:
-    """Students who typed the very same `numbers`, in groups of two and more."""
+    """Students who typed the very same `numbers`, in groups of two and more.
+
+    Namesakes have one seed, and so the same numbers by right: a group of nothing else is none.
+    """
     groups: dict[str, list[str]] = {}
     for student, record in records.items():
         numbers = (record or {}).get("typed", {}).get("numbers")
         if numbers:
             groups.setdefault(json.dumps(numbers, sort_keys=True), []).append(student)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) > 1 and not _are_namesakes(group, records)]
+
+
+def _are_namesakes(group: Sequence[str], records: Mapping[str, Mapping[str, Any] | None]) -> bool:
+    members = [records[student] or {} for student in group]
+    names = {str(one.get("typed", {}).get("student", "")).strip().casefold() for one in members}
+    return len(names) == 1 and names != {""} and all(one.get("name") == "own" for one in members)
 
 
 def groups(

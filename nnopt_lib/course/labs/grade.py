@@ -208,7 +208,12 @@ def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threa
         trouble = _trouble_of(error)
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         answer = {"trouble": trouble} if trouble else _ended(f"could not be graded: {what}", zero=True)
-    pipe.send_bytes(json.dumps(answer).encode())
+    pipe.send_bytes(_sent(answer))
+
+
+def _sent(answer: Mapping[str, Any]) -> bytes:
+    # Halves of letters, which Python can hold and no file, may stand in what a student typed or raised.
+    return json.dumps(answer, ensure_ascii=False).encode(errors="replace")
 
 
 def _leave(*_: Any) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import shutil
 import sqlite3
 import warnings
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnopt_lib.checks import NnoptError, nearest, refuse
+from nnopt_lib.course.labs.late import read_policy
 from nnopt_lib.course.labs.untouched import check_untouched, remember
 from nnopt_lib.files import write_atomically
 
@@ -22,6 +24,7 @@ SETTINGS = """\
 import os
 
 from nnopt_lib.course.labs.execute import GUARDED, RESTORED, AnyNotebook
+from nnopt_lib.course.labs.feedback import PAGES
 
 c = get_config()
 c.CourseDirectory.root = os.path.dirname(os.path.abspath(__file__))
@@ -31,7 +34,21 @@ c.Autograde.sanitize_preprocessors = RESTORED  # cells and their points as they 
 c.Autograde.autograde_preprocessors = GUARDED  # submissions run in a sandbox
 c.Autograde.exporter_class = AnyNotebook  # whatever program wrote them
 c.HTMLExporter.sanitize_html = True  # no program of a student's in the pages that you and they read
+c.GenerateFeedback.preprocessors = PAGES  # hidden tests stay hidden; nnopt labs report has an option
+c.AssignLatePenalties.plugin_class = "nnopt_lib.course.labs.late.LateWork"
+c.LateWork.policy = ""  # what late work costs, as "grace 15 min, 10 % a day, at most 50 %"
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """What the gradebook holds of one submission: points by cell, what is taken off for being late."""
+
+    points: Mapping[str, float]
+    penalty: float
+    seconds_late: float
+    unread: tuple[str, ...]  # cells whose points only a person can give, and nobody has
+    look_again: tuple[str, ...]  # cells with points by hand that were graded again since
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +86,16 @@ class Course:
         except Exception as error:  # the teacher's own program: anything may happen in it
             what = f"{type(error).__name__}: {error}"
             refuse(f"{self.folder / CONFIGURATION} must be a configuration that nbgrader can read", what)
-        config.merge(Config({"CourseDirectory": {"root": str(self.folder)}, **(extra or {})}))
+        read_policy(config.LateWork.get("policy", ""))  # refused now, not once for each student
+        if config.LateWork.get("policy"):  # a folder of before names no plugin
+            config.AssignLatePenalties.setdefault("plugin_class", "nnopt_lib.course.labs.late.LateWork")
+        config.merge(Config({"CourseDirectory": {"root": str(self.folder)}}))
+        config.merge(Config(dict(extra or {})))
         return NbGraderAPI(config=config)
 
     def points(self, lab: str) -> dict[str, dict[str, float]]:
         """Points by student and cell, from the gradebook; what a teacher gave by hand counts."""
-        with self._open() as gradebook:
+        with self.open_gradebook() as gradebook:
             submissions = gradebook.assignment_submissions(lab)
             return {
                 one.student.id: {
@@ -83,11 +104,57 @@ class Course:
                 for one in submissions
             }
 
+    def marks(self, lab: str) -> dict[str, Marks]:
+        """All that the gradebook holds of a lab's submissions, by student."""
+        with self.open_gradebook() as gradebook:
+            return {one.student.id: _marks(one) for one in gradebook.assignment_submissions(lab)}
+
+    def due(self, lab: str) -> datetime.datetime | None:
+        """When a lab is due, in UTC."""
+        with self.open_gradebook() as gradebook:
+            due = gradebook.find_assignment(lab).duedate
+            return None if due is None else due.replace(tzinfo=datetime.UTC)
+
+    def set_due(self, lab: str, due: datetime.datetime | None) -> None:
+        """Write down when a released lab is due, where nbgrader's own commands find it."""
+        with self.open_gradebook() as gradebook:
+            gradebook.find_assignment(lab).duedate = due and due.astimezone(datetime.UTC).replace(tzinfo=None)
+            gradebook.db.commit()
+
+    def assign_penalties(self, lab: str) -> None:
+        """Take off anew what late work costs, since points given by hand count too, as do extensions."""
+        from nbgrader.preprocessors import AssignLatePenalties
+
+        assigning = AssignLatePenalties(parent=self.api())
+        assigning.init_plugin()  # the course's own, as nbgrader would take it
+        with self.open_gradebook() as gradebook:
+            for submission in gradebook.assignment_submissions(lab):
+                late = submission.total_seconds_late
+                for book in submission.notebooks:
+                    cost = (
+                        assigning.plugin_inst.late_submission_penalty(submission.student.id, book.score, late)
+                        if late > 0
+                        else None
+                    )
+                    book.late_submission_penalty = None if cost is None else min(max(0.0, cost), book.score)
+            gradebook.db.commit()
+
+    def name_students(self, names: Mapping[str, str]) -> None:
+        """Let nbgrader know what students are called, those of whom it has a submission."""
+        with self.open_gradebook() as gradebook:
+            for student in gradebook.students:
+                if student.id in names:
+                    *first, last = (names[student.id].replace(",", " ").split()) or [""]
+                    # Nothing that a spreadsheet would take for a formula: nbgrader exports names as they are.
+                    student.first_name = " ".join(first).lstrip("=+-@") or None
+                    student.last_name = last.lstrip("=+-@") or None
+            gradebook.db.commit()
+
     def most_points(self, lab: str) -> dict[str, float]:
         """The most that each graded cell of a lab can give, in the lab's order; refuses one not released."""
         from nbgrader.api import MissingEntry
 
-        with self._open() as gradebook:
+        with self.open_gradebook() as gradebook:
             try:
                 notebooks = gradebook.find_assignment(lab).notebooks
                 most = {cell.name: float(cell.max_score) for book in notebooks for cell in book.grade_cells}
@@ -100,7 +167,7 @@ class Course:
 
     def give_zero(self, lab: str, student: str) -> None:
         """Zero points for a submission that could not be graded, as nbgrader gives a missing one."""
-        with self._open() as gradebook, warnings.catch_warnings():
+        with self.open_gradebook() as gradebook, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of nbgrader's database layer
             gradebook.update_or_create_student(student)
             submission = gradebook.update_or_create_submission(lab, student)
@@ -112,7 +179,8 @@ class Course:
         )  # of an earlier one
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
+    def open_gradebook(self) -> Iterator[Any]:
+        """nbgrader's Gradebook on the course's database, for a with statement."""
         from nbgrader.api import Gradebook
         from sqlalchemy.exc import DatabaseError
 
@@ -149,6 +217,18 @@ def make_course(folder: Path) -> Course:
         refuse(rule, f"{folder}, which holds other things", "Name another one.")
     write_atomically(folder / CONFIGURATION, SETTINGS)
     return Course(folder.resolve())
+
+
+def _marks(submission: Any) -> Marks:
+    grades = [grade for book in submission.notebooks for grade in book.grades]
+    waiting = [grade for grade in grades if grade.needs_manual_grade]
+    return Marks(
+        {grade.name: grade.score or 0.0 for grade in grades},
+        submission.late_submission_penalty or 0.0,
+        submission.total_seconds_late,
+        tuple(grade.name for grade in waiting if grade.manual_score is None and grade.auto_score is None),
+        tuple(grade.name for grade in waiting if grade.manual_score is not None),
+    )
 
 
 def _know_the_gradebooks_version() -> None:

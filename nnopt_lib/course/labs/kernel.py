@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import secrets
 import shutil
@@ -22,6 +24,7 @@ from nnopt_lib.course.labs.sandbox.sandbox import MIB, Limits, Sandbox
 
 MOST_OUTPUT = 10 * MIB
 PART_OF_SECONDS = 3  # a cell may take a third of the time of the notebook
+OF_THE_DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO}  # nobody's fault
 CROSSING = "nnopt_lib.course.labs.crossing"
 
 
@@ -78,6 +81,7 @@ class StudentKernel(NotebookClient):
         self._ok = False
         try:
             self.nb.cells = [cell]
+            self._display_id_map = {}  # outputs of earlier cells, which have been taken away
             self.execute_cell(cell, 0)
             if self.box.reason:  # although its reply came first
                 raise DeadKernelError
@@ -103,8 +107,15 @@ class StudentKernel(NotebookClient):
         message = {"name": name, "arguments": pack(list(arguments)), "options": pack(dict(options))}
         answer = self._ask(message)
         if "changed" in answer:
-            for original, changed in zip(arguments, self._read(name, answer["changed"]), strict=True):
-                _take_over(original, changed)
+            try:
+                changed = {part: unpack(packed) for part, packed in answer["changed"].items()}
+                take_over(list(arguments), changed["arguments"])
+                take_over(dict(options), changed["options"])
+            except Exception as error:  # the kernel says what changed, and to what
+                what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise NotDataError(
+                    f"{name} changed what it was given to what no test can look at: {what}"
+                ) from None
         return self._read(name, answer["value"])
 
     def value(self, name: str) -> Any:
@@ -135,11 +146,17 @@ class StudentKernel(NotebookClient):
             answer = read_message(answered)
         except CannotCrossError as error:
             raise NotDataError(f"{name} cannot be given {error}") from None
+        except OSError as error:
+            if error.errno in OF_THE_DISK:
+                raise
+            self.box.kill()
+            raise BrokenKernelError("spoiled its own folder", final=True) from None
         except ValueError as error:
             raise NotDataError(f"{name} gave an answer that cannot be read: {error}") from None
         finally:
             for path in (asked, answered):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it may be a folder by now
+                    path.unlink(missing_ok=True)
         if not isinstance(answer, dict):
             raise NotDataError(f"{name} gave an answer that cannot be read")
         if "undefined" in answer:
@@ -172,7 +189,7 @@ class StudentKernel(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
 
-def _take_over(original: Any, changed: Any) -> None:
+def take_over(original: Any, changed: Any) -> None:
     """Make the changes to an argument that a function made in the kernel; what cannot change is left."""
     import numpy as np
 
@@ -183,22 +200,24 @@ def _take_over(original: Any, changed: Any) -> None:
         if len(original) == len(changed):
             for index, (one, other) in enumerate(zip(original, changed, strict=True)):
                 if isinstance(one, (np.ndarray, list, dict, tuple)):
-                    _take_over(one, other)
+                    take_over(one, other)
                 else:
                     original[index] = other
         else:
             original[:] = changed
     elif isinstance(original, tuple) and isinstance(changed, tuple) and len(original) == len(changed):
         for one, other in zip(original, changed, strict=True):
-            _take_over(one, other)
+            take_over(one, other)
     elif isinstance(original, dict) and isinstance(changed, dict):
         for key in set(original) - set(changed):
             del original[key]
         for key, other in changed.items():
             if isinstance(original.get(key), (np.ndarray, list, dict, tuple)):
-                _take_over(original[key], other)
+                take_over(original[key], other)
             else:
                 original[key] = other
+    elif hasattr(original, "load_state_dict") and hasattr(changed, "state_dict"):
+        original.load_state_dict(changed.state_dict())
     elif hasattr(original, "copy_") and hasattr(changed, "detach"):
         original.data.copy_(changed.detach())
 

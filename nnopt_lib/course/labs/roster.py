@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import difflib
+import functools
 import io
 import json
 import re
@@ -82,6 +83,7 @@ def _key_of(name: str) -> Any:
     return lambda other: bool(key) and name_key(other) == key
 
 
+@functools.lru_cache(maxsize=10_000)  # every name of a class is compared with every other
 def name_key(text: str) -> str:
     """A name as it is compared: no case, no accents, letters and digits only, its words sorted.
 
@@ -113,10 +115,11 @@ def _words(text: str, spelled_out: bool = False) -> list[str]:
     return re.findall(r"[^\W_]+", text)
 
 
-def _run_together(text: str) -> set[str]:
+@functools.lru_cache(maxsize=10_000)
+def _run_together(text: str) -> frozenset[str]:
     """The words without spaces, from whichever of them one starts: given names first, or the family name."""
     written = [_words(text), _words(text, spelled_out=True)]
-    return {"".join(words[k:] + words[:k]) for words in written for k in range(len(words))}
+    return frozenset("".join(words[k:] + words[:k]) for words in written for k in range(len(words)))
 
 
 def whose(course: Course, lab: str, student: str, typed: str) -> Literal["own", "another's", "nobody's"]:

@@ -13,8 +13,9 @@ from nnopt_lib.checks import NnoptError, nearest, refuse
 from nnopt_lib.course.chapters.kernel import execute
 from nnopt_lib.course.chapters.source import Chapter, read_source
 from nnopt_lib.course.labs.course_key import key_of, with_key
-from nnopt_lib.course.labs.gradebook import Course, make_course, run
+from nnopt_lib.course.labs.gradebook import Course, make_course
 from nnopt_lib.course.labs.private import private_labs, public_labs
+from nnopt_lib.course.labs.releasing import release_source
 from nnopt_lib.files import hash_of, write_atomically
 from nnopt_lib.paths import build_folder, project_root
 
@@ -142,8 +143,7 @@ def _release(lab: Chapter, source: Any, pictures: Sequence[str], course: Course)
     import nbformat
 
     text = nbformat.writes(_with_pictures(lab, source, pictures)) + "\n"
-    write_atomically(course.notebook("source", lab.name), text)
-    run(f"lab {lab.name} could not be released", course.api().generate_assignment(lab.name))
+    release_source(course, lab.name, text)
     return course.notebook("release", lab.name)
 
 

@@ -68,22 +68,20 @@ class RestoreCells(NbGraderPreprocessor):
 def joined(cells: list[Any]) -> list[Any]:
     """The cells with the pieces of a split one together again, and each name on the last of its cells.
 
-    JupyterLab keeps a cell's name when the cell is split or copied. Pieces that stand next to each other are
-    joined where only that makes sense as Python, or where they are text; other cells of a name are run in
+    JupyterLab keeps a cell's name when the cell is split or copied. Pieces with nothing but text between them
+    are joined where only that makes Python of them, or where they are text; other cells of a name are run in
     their order, as in JupyterLab, so that the last copy counts.
     """
     result: list[Any] = []
     for cell in cells:
-        last = result[-1] if result else None
-        if last is not None and name_of(cell) is not None and name_of(cell) == name_of(last):
+        last = _piece_before(result, cell)
+        if last is not None:
             both = f"{last.source}\n{cell.source}"
-            if cell.cell_type == last.cell_type == "markdown":
+            if cell.cell_type == "markdown":
                 last.source = both if cell.source.strip() != last.source.strip() else last.source
                 last["attachments"] = {**last.get("attachments", {}), **cell.get("attachments", {})}
                 continue
-            if cell.cell_type == last.cell_type == "code" and not (
-                _is_python(cell.source) and _is_python(last.source)
-            ):
+            if _are_pieces(last.source, cell.source):
                 last.source = both
                 continue
         result.append(cell)
@@ -95,6 +93,25 @@ def joined(cells: list[Any]) -> list[Any]:
         elif name is not None:
             named.add(name)
     return result
+
+
+def _piece_before(cells: list[Any], cell: Any) -> Any:
+    """The last of `cells` if it may be a piece of the same as `cell`: of its name and type."""
+    name = name_of(cell)
+    for one in reversed(cells if name is not None else []):
+        if name_of(one) == name:
+            return one if one.cell_type == cell.cell_type and cell.cell_type != "raw" else None
+        if name_of(one) is not None or (one.cell_type == "code" and one.source.strip()):
+            return None
+    return None
+
+
+def _are_pieces(first: str, second: str) -> bool:
+    """Whether two cells of a name are pieces of one, and not two tries, of which one may be broken."""
+    whole = [_is_python(first), _is_python(second)]
+    if _is_python(f"{first}\n{second}"):
+        return not all(whole)
+    return not any(whole)  # three pieces or more: the rest is still to come
 
 
 def _is_python(source: str) -> bool:
@@ -177,11 +194,21 @@ def notebook_of(content: bytes) -> Any:
     text = content.decode(json.detect_encoding(content)).removeprefix("\ufeff")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is old, or had cells without a number
-        notebook = nbformat.reads(text, as_version=4)
-        for cell in notebook.cells:
-            if not isinstance(cell.get("metadata"), dict):  # some programs write null
-                cell["metadata"] = nbformat.from_dict({})
+        notebook = nbformat.reads(json.dumps(_completed(json.loads(text))), as_version=4)
         return nbformat.validator.normalize(notebook)[1]
+
+
+def _completed(notebook: Any) -> Any:
+    """A parsed notebook with what other programs leave out or write null for."""
+    if not isinstance(notebook, dict) or "cells" not in notebook:
+        return notebook
+    usual: dict[str, Any] = {"outputs": [], "execution_count": None}
+    for cell in notebook["cells"]:
+        if not isinstance(cell.get("metadata"), dict):
+            cell["metadata"] = {}
+        for key, value in usual.items() if cell.get("cell_type") == "code" else ():
+            cell[key] = cell.get(key) or value
+    return {**notebook, "metadata": notebook.get("metadata") or {}}
 
 
 def _too_much(notebook: Any) -> str:

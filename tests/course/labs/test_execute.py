@@ -39,3 +39,11 @@ def test_the_gradebook_is_let_go_of_while_a_submission_runs_and_taken_back_whate
     with execute._gradebook_free():  # nbgrader's own command holds none
         pass
     assert lock.calls == ["release", "acquire"]
+
+
+def test_a_name_that_no_system_can_hold_is_none_and_odd_ones_of_people_are_names():
+    for name in ("ada", "O'Brien, Zoé", "李雷", "non\u00a0breaking", "x" * 500, "\u200bada", "ada\n"):
+        assert execute._is_name(name), name
+    # An environment cannot hold these, or no kernel would start, which would stop the whole class.
+    for name in ("", " ", "a\0b", "\ud800", "a\udc80", "x" * 501):
+        assert not execute._is_name(name), name

@@ -149,3 +149,10 @@ def test_equal_numbers_make_a_group_whatever_the_order_of_their_names():
         "Solved the lab by code that is equal but for names:": [["ada", "cem"]],
     }
     assert flags.groups({}) == {flags.EQUAL_NUMBERS: [], flags.EQUAL_CODE: []}
+
+
+def test_namesakes_have_equal_numbers_by_right_and_who_typed_anothers_name_does_not():
+    namesake = {"typed": {"student": "Wei Zhang", "numbers": {"a": 1}}, "name": "own"}
+    assert flags.groups_of_equal_numbers({"wei1": namesake, "wei2": namesake}) == []
+    others = {"wei1": namesake, "bob": {**namesake, "name": "another's"}}
+    assert flags.groups_of_equal_numbers(others) == [["wei1", "bob"]]

@@ -9,7 +9,16 @@ import pytest
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.course.labs.gradebook import Course
-from nnopt_lib.course.labs.roster import Person, Roster, fits, name_key, read_roster, whose
+from nnopt_lib.course.labs.roster import (
+    LONGEST_NAME,
+    Person,
+    Roster,
+    clean_name,
+    fits,
+    name_key,
+    read_roster,
+    whose,
+)
 
 HEADER = "id,name,aliases,section,platform id,status\n"
 ADA = Person("ada", "Ada Lovelace", ("Countess; no", "AL"), "A", ("12", "201"))
@@ -260,7 +269,8 @@ WITHOUT_ROSTER = [
     ("lovelaceada", "Ada Lovelace", "own"),
     ("lovelaceada", "ada", "own"),
     ("lovelaceada", "Lovelace", "own"),
-    ("lovelaceada", "de", "nobody's"),
+    ("lovelaceada", "da", "nobody's"),
+    ("lovelaceada", "l", "nobody's"),
     ("lovelaceada", "velacea", "nobody's"),
     ("Zoé", "Bo", "another's"),
     ("Zoé", "zoe", "own"),
@@ -282,6 +292,7 @@ def test_a_platform_id_tells_who_an_old_folder_is(course):
     hand_in(course, "Lady L", **{"Lady L": {"platform_id": "12", "called": "Lady L"}})
     assert whose(course, "tiny", "Lady L", "Ada Lovelace") == "own"
     assert whose(course, "tiny", "Lady L", "al1") == "own"
+    assert whose(course, "tiny", "Lady L", "Lovelace") == "own"
     assert whose(course, "tiny", "wz1", "lady l") == "another's"
 
 
@@ -291,3 +302,32 @@ def test_a_damaged_note_of_where_a_notebook_came_from_is_as_none(course, damage)
     (course.folder / "collected" / "tiny" / "ada.json").write_bytes(damage.encode("latin-1"))
     assert whose(course, "tiny", "ada", "ada") == "own"
     assert whose(course, "tiny", "bo", "Ada") == "another's"
+
+
+NAMES = {
+    "Zoé Müller": "Zoé Müller",
+    unicodedata.normalize("NFD", "Zoé"): "Zoé",
+    "李雷": "李雷",
+    "../../etc": "etc",
+    "/abs": "abs",
+    ".hidden": "hidden",
+    "-rf": "rf",
+    "=cmd|'/c calc'!A1": "cmd___c calc__A1",
+    "a[1]*{x},y": "a_1___x__y",
+    "a\nb\x00c": "a_b_c",
+    "  two   words ": "two words",
+    "...": "",
+    "ada@uni.edu": "ada@uni.edu",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_become_folders_that_every_system_and_nbgrader_can_have(name):
+    assert clean_name(name) == NAMES[name]
+
+
+def test_long_names_are_cut_and_stay_apart():
+    one, two = clean_name("李" * 300 + "a"), clean_name("李" * 300 + "b")
+    assert one != two
+    assert max(len(one.encode()), len(two.encode())) <= LONGEST_NAME
+    assert clean_name("x" * 120) == "x" * 120

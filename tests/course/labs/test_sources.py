@@ -204,7 +204,8 @@ def test_the_key_of_a_class_goes_into_all_that_is_released_and_not_into_the_comm
     assert r"course_key = \"winter\"" in released.read_text() and len(drawn) == 3
     assert lab_problems(lab) == [] and r"course_key = \"\"" in lab.notebook.read_text()
     assert refusal(capsys, "release", "--save", "--key", "winter") == (
-        "nnopt: committed student copies have no key; received --save with --key or --force. Leave out one of them.\n"
+        "nnopt: committed student copies have no key and no due date; received --save with --key, --force or "
+        "--due. Leave out one of them.\n"
     )
 
 

@@ -86,7 +86,17 @@ def _visible() -> tuple[str, ...]:
         python.append(os.path.dirname(os.path.dirname(link)))
     packages = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     paths = [*SYSTEM, *SETTINGS, *python, *packages, str(library())]
-    return tuple(sorted({path for path in paths if os.path.lexists(path)}))
+    return tuple(sorted({one for path in paths if os.path.lexists(path) for one in _with_links(path)}))
+
+
+def _with_links(path: str) -> set[str]:
+    """A path without links in it, and the links that lead there: nothing can be bound below a link."""
+    places = {os.path.realpath(path)}
+    for part in (Path(path), *Path(path).parents):
+        if part.is_symlink():
+            link = Path(os.path.realpath(part.parent), part.name)
+            places |= {str(link), *_with_links(os.path.join(link.parent, os.readlink(link)))}
+    return places
 
 
 def library() -> Path:

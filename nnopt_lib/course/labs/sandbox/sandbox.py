@@ -112,6 +112,7 @@ class Sandbox:
             },
             **{"MPLCONFIGDIR": f"{home}/matplotlib", "NNOPT_HOME": home, "NNOPT_PROGRESS": "0"},
             **{"PYTHONPATH": str(library().parent), "PYTHONDONTWRITEBYTECODE": "1"},
+            "PIP_NO_INDEX": "1",  # a notebook's !pip would try for long to reach a network that is not there
             **{"PYDEVD_DISABLE_FILE_VALIDATION": "1", **self._environment},
         }
 

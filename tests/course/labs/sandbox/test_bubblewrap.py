@@ -67,3 +67,13 @@ def test_the_environment_in_words_names_the_version_or_that_there_is_none(tmp_pa
         assert bubblewrap.in_words() == f"not found; {without}"
     finally:
         bubblewrap.uses_bwrap.cache_clear()  # of what another test finds
+
+
+def test_links_on_the_way_are_shown_as_links_and_what_they_lead_to_as_it_is(tmp_path):
+    real = tmp_path.resolve() / "real"
+    (real / "lib").mkdir(parents=True)
+    link, again = real.parent / "link", real.parent / "again"
+    link.symlink_to("real")
+    again.symlink_to(link)
+    assert bubblewrap._with_links(str(again / "lib")) >= {str(again), str(link), str(real), str(real / "lib")}
+    assert not any(Path(one).parent.is_symlink() for one in bubblewrap._with_links(str(again / "lib")))

@@ -99,8 +99,8 @@ def test_limits_are_checked(limits, sentence):
 def test_the_page_on_teaching_tells_the_limits():
     limits = Limits()
     errors = (
-        f"{limits.seconds:g} seconds, {limits.memory_gib:g} GiB of memory, {limits.processes} processes and threads, "
-        f"and write files of {limits.file_mib} MiB"
+        f"{limits.seconds:g} seconds, a third of them for one cell, {limits.memory_gib:g} GiB of memory, "
+        f"{limits.processes} processes and threads, print 10 MiB, and write files of {limits.file_mib} MiB"
     )
     assert errors in " ".join(TEACHING.read_text(encoding="utf-8").split())
 
