@@ -212,8 +212,6 @@ class _Reader:
     def _named(self, name: str) -> Iterator[tuple[str, str]]:
         if name in MEANT:
             yield "gives another meaning to a name of Python's", name
-        if name == "student" and self.cell != "student":
-            yield "gives student another name", name
 
     def _called(self, node: ast.Call) -> Iterator[tuple[str, str]]:
         called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")

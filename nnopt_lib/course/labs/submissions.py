@@ -145,7 +145,7 @@ def _drop_lost_attachments(cell: Any) -> None:
 
 def name_of(cell: Any) -> str | None:
     """What a cell calls itself for nbgrader, None where it is no name."""
-    marks = cell["metadata"].get("nbgrader")
+    marks = (cell.get("metadata") or {}).get("nbgrader")  # some programs write null
     name = marks.get("grade_id") if isinstance(marks, dict) else None
     return name if isinstance(name, str) else None
 

@@ -60,7 +60,6 @@ ODD = {
     "from nnopt_lib.course.labs import grade": "reaches for the grader: import nnopt_lib.course.labs.grade",
     "eval('1')": "runs text as code: eval",
     "class N(float):\n    def __eq__(self, o):\n        return True": "has objects that answer comparisons themselves: N.__eq__",
-    "student = 'bob'": "gives student another name: student",
     "seed = labs.seed_of('bob')": "takes the seed of a name that it writes out: labs.seed_of('bob')",
     "!cat /etc/passwd": "gives a command to the shell or to IPython: !cat /etc/passwd",
     "%%bash\nls": "gives a command to the shell or to IPython: %%bash",
