@@ -67,7 +67,8 @@ def check_typos(source, examiner: Examiner) -> None:
     numbers = examiner.solution["numbers"]
     assert len(numbers) == 5
     for name, value in numbers.items():
-        points = points_by_test(source, examiner, numbers={**numbers, name: value - 7777})
+        wrong = value + 10**9  # far from a hundred times the right one, too, which would be half right
+        points = points_by_test(source, examiner, numbers={**numbers, name: wrong})
         assert points["numbers-test"] == 4, f"{name} of {examiner.student!r}: a wrong one must not count"
         assert sum(points.values()) == 19, f"{name} of {examiner.student!r}"
 
