@@ -69,7 +69,9 @@ class GuardedExecute(NbGraderPreprocessor):
     memory_gib = Float(Limits.memory_gib, help="memory of all its processes").tag(config=True)
     processes = Int(Limits.processes, help="processes and threads").tag(config=True)
     file_mib = Int(Limits.file_mib, help="largest file that it may write").tag(config=True)
-    threads = Int(1, help="threads for arithmetic").tag(config=True)
+    threads = Int(
+        1, help="threads for arithmetic; more would wait for each other where cores are shared"
+    ).tag(config=True)
 
     def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
         """Execute `nb`; a test that did not pass holds an error afterwards, one in part its points."""

@@ -113,7 +113,6 @@ def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequen
     from tqdm import tqdm
 
     check_python()
-    threads = max(1, (os.cpu_count() or 1) // jobs)  # those graded at once share the cores
     failures: dict[str, str] = {}
     alive: set[Any] = set()
     quiet = os.environ.get("NNOPT_PROGRESS") == "0"
@@ -124,7 +123,7 @@ def _grade_all(course: Course, lab: str, limits: Limits, jobs: int, todo: Sequen
         try:
             while True:
                 for student in left:
-                    future = pool.submit(_in_new_process, course, lab, student, limits, threads, alive)
+                    future = pool.submit(_in_new_process, course, lab, student, limits, alive)
                     waiting[future] = student
                     if len(waiting) == jobs:
                         break
@@ -157,14 +156,14 @@ def _write_down(course: Course, lab: str, student: str, limits: Limits, answer: 
 
 
 def _in_new_process(
-    course: Course, lab: str, student: str, limits: Limits, threads: int, alive: set[Any]
+    course: Course, lab: str, student: str, limits: Limits, alive: set[Any]
 ) -> dict[str, Any]:
     """What the process that grades one submission answers, or that it came to an end without."""
     # A forkserver loads nbgrader once for all submissions, and unlike fork copies no thread's locks.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sending, course.folder, lab, student, limits, threads))
+    process = context.Process(target=_work, args=(sending, course.folder, lab, student, limits))
     graded = {"of": _identity(course, lab, student)}  # what is handed in from now on is graded another time
     process.start()
     alive.add(process)
@@ -194,7 +193,7 @@ def _ended(failure: str, *, zero: bool = False) -> dict[str, Any]:
     return {"failure": failure, "not_cut": [], "seconds": 0.0, **nothing, "zero": zero}
 
 
-def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threads: int) -> None:
+def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits) -> None:
     """The process of one submission: nbgrader's autograde with our steps, its answer sent as JSON."""
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -203,7 +202,7 @@ def _work(pipe: Any, folder: Path, lab: str, student: str, limits: Limits, threa
     pipe.send_bytes(BEGUN)
     warnings.simplefilter("ignore")  # nbgrader's own, as of its database; nothing that a teacher could change
     try:
-        answer = _autograde(Course(folder), lab, student, limits, threads)
+        answer = _autograde(Course(folder), lab, student, limits)
     except Exception as error:
         trouble = _trouble_of(error)
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -240,7 +239,7 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (4 * 2**30, hard))
 
 
-def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: int) -> dict[str, Any]:
+def _autograde(course: Course, lab: str, student: str, limits: Limits) -> dict[str, Any]:
     import nbformat
     from nbgrader.utils import temp_attrs
 
@@ -251,7 +250,7 @@ def _autograde(course: Course, lab: str, student: str, limits: Limits, threads: 
         problem = another_labs(content, list(course.most_points(lab)))
     if problem:
         return _ended(problem, zero=True)
-    settings = {**dataclasses.asdict(limits), "threads": threads}
+    settings = dataclasses.asdict(limits)
     held = lock(course.gradebook)
     with held, gradebook_held(held.lock):
         api = course.api({"GuardedExecute": settings, "Autograde": {"exporter_class": AnyNotebook}})
