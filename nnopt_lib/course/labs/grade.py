@@ -41,6 +41,7 @@ PRELOADED = [
     *("alembic.script", "sqlalchemy.dialects.sqlite", "sqlite3"),
     # What labs use, so that their own solutions start warm; no thread of theirs runs before the fork.
     *("matplotlib.pyplot", "torch", "nnopt_lib.backends.torch.fit", "nnopt_lib.measure"),
+    *("scipy.stats", "scipy.ndimage", "scipy.interpolate", "sklearn.datasets"),
 ]
 DISK = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO}
 
