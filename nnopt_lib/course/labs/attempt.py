@@ -56,8 +56,7 @@ class Attempt:
                 break
             self._at = 0
             try:
-                limits = dataclasses.replace(self.limits, seconds=left)
-                with StudentKernel(limits, threads, name, files) as kernel:
+                with StudentKernel(self.limits, threads, name, files, left) as kernel:
                     self._run_cells(kernel)
                 return
             except BrokenKernelError as broken:

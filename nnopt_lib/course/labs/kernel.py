@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import secrets
@@ -45,10 +46,16 @@ class NotDataError(Exception):
 
 
 class StudentKernel(NotebookClient):
-    """A kernel in a sandbox, for a with statement; it ends by a `BrokenKernelError`, in words."""
+    """A kernel in a sandbox, for a with statement; it ends by a `BrokenKernelError`, in words.
 
-    def __init__(self, limits: Limits, threads: int, student: str, files: Path | None = None) -> None:
+    `limits` are the notebook's, of whose time a cell has its part; `left` is what is left of that time.
+    """
+
+    def __init__(
+        self, limits: Limits, threads: int, student: str, files: Path | None = None, left: float | None = None
+    ) -> None:
         super().__init__(new_notebook(), timeout=max(1, int(limits.seconds / PART_OF_SECONDS)))
+        limits = limits if left is None else dataclasses.replace(limits, seconds=left)
         self.allow_errors, self.record_timing, self.store_widget_state = True, False, False
         self.shutdown_kernel, self.iopub_timeout = "immediate", 30
         self.interrupt_on_timeout = False
@@ -64,14 +71,16 @@ class StudentKernel(NotebookClient):
             self.km = _manager(self.box)
             self.start_new_kernel()
             self.start_new_kernel_client()
-        except Exception as error:
+        except BaseException as error:  # a grader that is told to end leaves nothing behind either
             self.box.__exit__()
-            raise NnoptError(f"its kernel did not start: {error}") from error
+            if isinstance(error, Exception):
+                raise NnoptError(f"its kernel did not start: {error}") from error
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.box.kill()
         try:
+            self.box.kill()
             self._cleanup_kernel()
         finally:
             self.box.__exit__()

@@ -52,8 +52,8 @@ class Kernel:
 
     started: list[Kernel] = []
 
-    def __init__(self, limits, threads, student, files):
-        self.limits, self.student, self.ran = limits, student, []
+    def __init__(self, limits, threads, student, files, left):
+        self.limits, self.left, self.student, self.ran = limits, left, student, []
         self.started.append(self)
 
     def __enter__(self):
@@ -195,7 +195,8 @@ def test_time_is_counted_over_all_starts(kernels, monkeypatch):
     times = iter([0.0, 0.0, 70.0, 130.0])
     monkeypatch.setattr(lab_attempt.time, "monotonic", lambda: next(times))
     attempt = attempted(notebook(SOLVED, before=["broken()", "broken()"]), limits=Limits(seconds=100))
-    assert [one.limits.seconds for one in kernels] == [100, 30]
+    assert [one.left for one in kernels] == [100, 30]
+    assert [one.limits.seconds for one in kernels] == [100, 100]  # a cell has its part of the whole
     assert attempt.failure == "timed out after 100 s, in cell 2"
 
 
