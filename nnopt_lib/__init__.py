@@ -38,6 +38,8 @@ _HOME = {
     "pruning.masks": ["Masks", "make_masks", "shuffle_masks"],
     "pruning.node_masks": ["NodeMasks"],
     "pruning.importance": ["importance"],
+    "pruning.saliency": ["saliency"],
+    "training.movement": ["movement"],
     "pruning.repair": ["recalibrate_batchnorm", "reconstruct"],
     "pruning.removal": ["remove_nodes"],
     "pruning.checkpoints": ["save_small", "load_small"],

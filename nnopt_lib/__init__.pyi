@@ -40,6 +40,7 @@ from nnopt_lib.pruning.prune import prune as prune
 from nnopt_lib.pruning.removal import remove_nodes as remove_nodes
 from nnopt_lib.pruning.repair import recalibrate_batchnorm as recalibrate_batchnorm
 from nnopt_lib.pruning.repair import reconstruct as reconstruct
+from nnopt_lib.pruning.saliency import saliency as saliency
 from nnopt_lib.results import figures as figures
 from nnopt_lib.results.claims import claim as claim
 from nnopt_lib.results.claims import replay as replay
@@ -69,6 +70,7 @@ from nnopt_lib.training.fit import fit_many as fit_many
 from nnopt_lib.training.fit import predict as predict
 from nnopt_lib.training.fit import runner as runner
 from nnopt_lib.training.fit import seed_everything as seed_everything
+from nnopt_lib.training.movement import movement as movement
 from nnopt_lib.training.recipe import History as History
 from nnopt_lib.training.recipe import Training as Training
 
@@ -115,6 +117,8 @@ __all__ = [
     "shuffle_masks",
     "NodeMasks",
     "importance",
+    "saliency",
+    "movement",
     "recalibrate_batchnorm",
     "reconstruct",
     "remove_nodes",

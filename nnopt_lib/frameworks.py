@@ -7,7 +7,7 @@ reach it only through here, by name, so that nothing imports a framework before 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -146,6 +146,59 @@ class RemovalBackend(Protocol):
         """Cut modules at this kind of place in another way from now on; False if there is none."""
 
 
+class GradientBackend(Protocol):
+    """What `gradients` of both adapters offers, of any model that runs, by canonical names of weights.
+
+    The model stays as it was. Refused: a loss or gradients that are not finite; outputs that are several.
+    """
+
+    def mean(
+        self,
+        model: Any,
+        names: Sequence[str],
+        x: Any,
+        y: Any,
+        *,
+        loss: Any,
+        batch_size: int,
+        batch_statistics: bool = False,
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """The mean loss over all examples and its gradient, float64.
+
+        Evaluation mode; with `batch_statistics` batch normalizations use those of each batch.
+        """
+
+    def each(
+        self, model: Any, names: Sequence[str], x: Any, y: Any, *, loss: Any
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """The gradient of each example's loss, one example at a time, evaluation mode."""
+
+    def jacobians(
+        self, model: Any, names: Sequence[str], x: Any
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """One example at a time: its outputs, flat, and their slopes (outputs, *shape), evaluation mode."""
+
+    def hessian_product(
+        self,
+        model: Any,
+        names: Sequence[str],
+        x: Any,
+        y: Any,
+        vector: Mapping[str, np.ndarray],
+        *,
+        loss: Any,
+        batch_size: int,
+        batch_statistics: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """The Hessian of the mean loss times `vector`, float64."""
+
+    def path_scores(self, model: Any, names: Sequence[str], x: Any) -> dict[str, np.ndarray]:
+        """SynFlow's |w| dR/d|w| in float64; `x`, or None, gives the shape of inputs only."""
+
+    def Movement(self, model: Any, names: Sequence[str]) -> Any:  # noqa: N802
+        """Sums of -w dL/dw over steps: a regularizer that changes nothing, with `scores`."""
+
+
 class Stack(Protocol):
     """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""
 
@@ -223,6 +276,11 @@ def removal_backend_of(model: Any) -> RemovalBackend:
 def reading_backend_of(model: Any) -> ReadingBackend:
     """The reader of channels of the framework that `model` belongs to."""
     return cast(ReadingBackend, _part(framework_of(model), "reading"))
+
+
+def gradient_backend_of(model: Any) -> GradientBackend:
+    """What gradients say, in the framework that `model` belongs to."""
+    return cast(GradientBackend, _part(framework_of(model), "gradients"))
 
 
 def description_backend_of(model: Any) -> DescriptionBackend:

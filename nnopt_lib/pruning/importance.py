@@ -15,6 +15,7 @@ from nnopt_lib.checks import check_choice, check_fraction, check_int, refuse
 from nnopt_lib.frameworks import data_on_twin, mask_backend_of
 from nnopt_lib.models.channels import read_channels
 from nnopt_lib.models.describe import Described
+from nnopt_lib.pruning.examples import check_examples
 from nnopt_lib.structure.coupling import FIXED, Nodes
 from nnopt_lib.structure.reading import Channels
 from nnopt_lib.structure.weights import Weights
@@ -82,14 +83,6 @@ def by_weights(model: Any, channels: Channels, score: str, seed: int) -> np.ndar
     names = [axis.tensor for part in ("kernel", "scale") for axis in channels.made(part)]
     weights = mask_backend_of(model).weights(model, names)
     return NODE_SCORES[score](channels, weights, seed=seed)
-
-
-def check_examples(what: str, x: Any, y: Any = None, *, labels: bool = False) -> None:
-    """Refuse what needs data and gets none."""
-    if x is None or len(x) == 0:
-        refuse(f"{what} needs examples x", "none")
-    if labels and (y is None or len(y) != len(x)):
-        refuse(f"{what} needs a label y for each of {len(x)} examples", "none" if y is None else len(y))
 
 
 def _l1(rows: np.ndarray) -> np.ndarray:

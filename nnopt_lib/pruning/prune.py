@@ -13,12 +13,18 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
+from nnopt_lib.pruning.examples import Loss
+from nnopt_lib.pruning.importance import DATA_SCORES, importance
 from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
 from nnopt_lib.pruning.node_masks import LAYERS_ONLY, NodeMasks, node_masks
 from nnopt_lib.pruning.patterns import fractions_of, matching
+from nnopt_lib.pruning.saliency import SALIENCIES, saliency
+from nnopt_lib.pruning.schedules import exponential
 from nnopt_lib.pruning.scores import SCORES
 from nnopt_lib.structure.reading import NODE_KINDS, layer_of
 from nnopt_lib.structure.weights import check_match
+
+SYNFLOW_ROUNDS = 100  # as its authors prune
 
 
 def prunable(model: Any) -> list[str]:
@@ -50,6 +56,10 @@ def prune(
     round_to: int = 1,
     rounding: str = "nearest",
     example_input: Any = None,
+    x: Any = None,
+    y: np.ndarray | None = None,
+    loss: Loss = "cross_entropy",
+    rounds: int | None = None,
     seed: int = 0,
 ) -> Masks:
     """Remove the weights, or nodes, of lowest score: set them to 0 in `model`, and return the masks.
@@ -60,9 +70,10 @@ def prune(
         sparsity: the fraction of the prunable weights to remove, in [0, 1); those of `previous` count. Or a
             fraction for each layer or pattern, ``{"features.*": 0.5, "classifier": 0.9}``: the first that
             fits a layer holds, what none fits stays whole, and each layer is ranked by itself.
-        score: ``"magnitude"`` (the default), ``"random"``, or saliency scores by canonical name, larger =
-            keep. For nodes ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``,
-            ``"random"``, or importance by layer, arrays (channels,), as `importance` gives it.
+        score: ``"magnitude"`` (the default), ``"random"``, one of `saliency` (``"snip"``, ``"grasp"``,
+            ``"synflow"``, ``"taylor"``, ``"fisher"``), or scores by canonical name, larger = keep. For nodes
+            ``"l1"`` (the default), ``"l2"``, ``"bn_scale"``, ``"geometric_median"``, ``"random"``, those by
+            data of `importance`, or importance by layer, arrays (channels,), as it gives them.
         scope, allocation, granularity, previous: as in `make_masks`, which states the rules. With
             ``granularity="node"`` whole neurons and filters go: coupled ones together and counted as one,
             ``round(sparsity * n)`` of the n in each scope, and a layer keeps its best one whatever is asked.
@@ -74,7 +85,10 @@ def prune(
             next one ``"up"`` or ``"down"`` (at least one).
         example_input: for nodes of a PyTorch model that `build` did not make, or of a subclassed Keras one: a
             batch like your data, as a tensor, a tuple of them, or a dict of arguments by name. What it does
-            not show (several tokens, a branch on data) cannot be checked. seed: of random scores.
+            not show (several tokens, a branch on data) cannot be checked.
+        x, y, loss: examples and labels for scores by data, and the loss, as `saliency` takes them.
+        rounds: prune in so many rounds, equal parts of what is left in each, and score what is left anew; 100
+            by default for synflow, which without them may empty a layer, else 1. seed: of random scores.
 
     The zeros stay only while nothing trains the model: `hold` keeps them. Errors, before anything is
     changed: those of `make_masks`; an unknown score or name; nothing that can be pruned.
@@ -87,14 +101,56 @@ def prune(
     if granularity in NODE_KINDS:
         options = {"scope": scope, "previous": previous, "example_input": example_input, "seed": seed}
         options |= {"skip": skip, "granularity": granularity, "round_to": round_to, "rounding": rounding}
+        if isinstance(score, str) and score in DATA_SCORES:
+            score = importance(model, score, x, y, granularity=granularity)
         return _prune_nodes(model, sparsity, score or "l1", allocation, names, **options)
     if round_to != 1 or rounding != "nearest":
         option = "rounding" if round_to == 1 else "round_to"
         refuse(f"{option} belongs to granularity 'node'", f"granularity={granularity!r}", "Leave it out.")
-    scores = _weight_scores(model, "magnitude" if score is None else score, names, previous, seed)
+    score = "magnitude" if score is None else score
+    if rounds is None:
+        rounds = SYNFLOW_ROUNDS if score == "synflow" and not isinstance(sparsity, Mapping) else 1
     kind = {"scope": scope, "allocation": allocation, "granularity": granularity}
+    data: dict[str, Any] = {"x": x, "y": y, "loss": loss}
+    if check_int("rounds", rounds, at_least=1) > 1:
+        return _in_rounds(model, rounds, sparsity, score, names, skip, previous, seed, data, kind)
+    scores = _weight_scores(model, score, names, previous, seed, data)
     masks = _weight_masks(scores, sparsity, skip, previous, kind)
     mask_backend_of(model).apply(model, masks)
+    return masks
+
+
+def _in_rounds(
+    model: Any,
+    rounds: int,
+    sparsity: float | Mapping[str, float] | None,
+    score: str | Mapping[str, np.ndarray],
+    names: Sequence[str] | None,
+    skip: Sequence[str],
+    previous: Masks | None,
+    seed: int,
+    data: dict[str, Any],
+    kind: dict[str, Any],
+) -> Masks:
+    """Prune a little, score anew, and so on; after an error the weights are what they were."""
+    if not isinstance(score, str):
+        refuse("rounds score anew, by a score that is named", "scores", "Leave rounds out.")
+    if isinstance(sparsity, Mapping) or kind["granularity"] != "weight":
+        refuse("rounds go to one sparsity of single weights", f"rounds={rounds}", "Pass rounds=1.")
+    final = check_fraction("sparsity", sparsity)
+    backend, masks = mask_backend_of(model), previous
+    initial = 0.0 if previous is None else fitted(model, previous).sparsity
+    weights = backend.weights(model, list(names) if names is not None else backend.prunable(model))
+    before = {name: np.array(value) for name, value in weights.items()}
+    try:
+        for target in exponential(final, rounds, min(initial, final)):
+            scores = _weight_scores(model, score, names, masks, seed, data)
+            masks = _weight_masks(scores, target, skip, masks, kind)
+            backend.apply(model, masks)
+    except BaseException:
+        backend_of(model).set_weights(model, {**backend_of(model).get_weights(model), **before})
+        raise
+    assert masks is not None  # there is at least one round
     return masks
 
 
@@ -135,6 +191,7 @@ def _weight_scores(
     names: Sequence[str] | None,
     previous: Masks | None,
     seed: int,
+    data: dict[str, Any],
 ) -> Mapping[str, np.ndarray]:
     """Scores by canonical name for the weights to rank, given or by rule."""
     if names is None:
@@ -148,7 +205,9 @@ def _weight_scores(
     if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
         return {name: score[name] for name in weights}
-    rule = SCORES[check_choice("score", score, SCORES)]
+    if check_choice("score", score, [*SCORES, *SALIENCIES]) in SALIENCIES:
+        return saliency(model, score, names=names, **data)
+    rule = SCORES[score]
     return rule(weights, seed=check_int("seed", seed, at_least=0))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.frameworks import backend_of, data_on_twin
 from nnopt_lib.models.describe import Described, read
-from nnopt_lib.pruning.importance import check_examples
+from nnopt_lib.pruning.examples import check_examples
 from nnopt_lib.pruning.masks import Masks
 from nnopt_lib.pruning.node_masks import weight_masks
 from nnopt_lib.structure.coupling import couple

@@ -149,7 +149,7 @@ def test_the_kernel_of_attention_is_prunable():
         ({"sparsity": 80}, "sparsity must be at least 0 and below 1; received 80. For 80 %, pass 0.8."),
         (
             {"sparsity": 0.5, "score": "magnitud"},
-            "score must be one of magnitude, random; received 'magnitud'. Did you mean 'magnitude'?",
+            "score must be one of magnitude, random, snip, grasp, synflow, taylor, fisher; received 'magnitud'. Did you mean 'magnitude'?",
         ),
         (
             {"sparsity": 0.5, "names": ["0/kernl"]},
