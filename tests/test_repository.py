@@ -252,8 +252,12 @@ def test_modules_and_functions_stay_small() -> None:
         lines = text.count("\n")
         long += [f"{path.name}: {lines} lines"] * (lines > 350)
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and (size := (node.end_lineno or 0) - node.lineno + 1) > 60:
-                long.append(f"{path.name}: {node.name} has {size} lines")
+            if isinstance(node, ast.FunctionDef):
+                # Without its docstring, which the more a function is asked for must say the more.
+                first = node.body[0] if ast.get_docstring(node) else None
+                said = (first.end_lineno or 0) - first.lineno + 1 if first else 0
+                if (size := (node.end_lineno or 0) - node.lineno + 1 - said) > 60:
+                    long.append(f"{path.name}: {node.name} has {size} lines")
     assert long == []
 
 
