@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -73,6 +73,30 @@ def class_axis(outputs: Sequence[int], labels: Sequence[int]) -> int:
     rule = "labels must be integers of the shape of the outputs without the axis of classes"
     remedy = "Pass a function of outputs and labels as loss for anything else."
     refuse(rule, f"outputs {outputs} and labels {labels}", remedy)
+
+
+def check_labels(loss: str, outputs: Sequence[int], y: Any) -> None:
+    """Refuse labels that do not fit a model whose outputs for one example have this shape."""
+    labels = np.asarray(y)
+    if loss == "mse":
+        if math.prod(outputs) != labels[:1].size:
+            rule = "labels for 'mse' must be as many numbers as there are outputs"
+            refuse(rule, f"outputs {tuple(outputs)} and labels {labels[:1].shape}")
+        return
+    classes = tuple(outputs)[class_axis(outputs, labels[:1].shape)]
+    if labels.dtype.kind not in "iub":
+        refuse("labels must be integers", f"type {labels.dtype}")
+    if labels.min() < 0 or labels.max() >= classes:
+        remedy = "For one output and labels 0 and 1 pass a loss of your own." if classes == 1 else ""
+        rule = f"labels must be from 0 to {classes - 1}, for {classes} outputs"
+        refuse(rule, f"{labels.min()} to {labels.max()}", remedy)
+
+
+def refuse_to_run(kind: str, error: Exception) -> NoReturn:
+    """Say in one sentence that a model does not run on the examples."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    remedy = "Pass what it reads: an array, or a tuple or dict of arrays for several arguments."
+    refuse(f"{kind} must run on the examples x", reason, remedy)
 
 
 def check_finite(loss: float, gradients: Mapping[str, np.ndarray]) -> None:

@@ -6,6 +6,7 @@ from nnopt_lib.pruning.examples import (
     batches_of,
     check_examples,
     check_finite,
+    check_labels,
     check_loss,
     class_axis,
     count_of,
@@ -67,6 +68,34 @@ def test_what_is_missing_or_broken_is_refused(call, sentence):
     with pytest.raises(NnoptError) as error:
         call()
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "loss, outputs, y, sentence",
+    [
+        ("cross_entropy", (1, 3), Y % 3 + 1, "labels must be from 0 to 2, for 3 outputs; received 1 to 3."),
+        ("cross_entropy", (1, 3), Y % 3 - 1.0, "labels must be integers; received type float64."),
+        (
+            "cross_entropy",
+            (1, 1),
+            Y % 2,
+            "labels must be from 0 to 0, for 1 outputs; received 0 to 1. For one output and labels 0 and 1 pass a"
+            " loss of your own.",
+        ),
+        (
+            "mse",
+            (1, 3),
+            X,
+            "labels for 'mse' must be as many numbers as there are outputs; received outputs (1, 3) and labels (1, 2).",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_the_outputs_are_refused(loss, outputs, y, sentence):
+    with pytest.raises(NnoptError) as error:
+        check_labels(loss, outputs, y)
+    assert str(error.value) == sentence
+    check_labels("cross_entropy", (1, 6), Y)
+    check_labels("mse", (1, 1), Y)
 
 
 def test_a_loss_of_ones_own_may_go_without_labels():

@@ -14,7 +14,15 @@ from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import channels_last, from_canonical, to_canonical
 from nnopt_lib.backends.keras.masks import variables_of
 from nnopt_lib.checks import refuse
-from nnopt_lib.pruning.examples import Loss, batches_of, check_finite, class_axis
+from nnopt_lib.pruning.examples import (
+    Loss,
+    batches_of,
+    check_finite,
+    check_labels,
+    class_axis,
+    part_of,
+    refuse_to_run,
+)
 from nnopt_lib.pruning.paths import first_usable, is_removed
 
 _NOISE = {
@@ -63,7 +71,10 @@ class _Asked:
     def outputs(self, x: Any, scope: Any = None) -> Any:
         """What the model gives; statistics, seeds and states that layers assign do not stay."""
         with scope or keras.StatelessScope():
-            return self.model(x, training=self.training)
+            try:
+                return self.model(x, training=self.training)
+            except Exception as error:
+                refuse_to_run(repr(self.model.name), error)
 
     def tensor(self, x: Any, scope: Any = None) -> Any:
         """The one tensor of outputs."""
@@ -82,10 +93,15 @@ class _Asked:
             return tf.reduce_mean(
                 tf.square(outputs - tf.reshape(tf.cast(y, outputs.dtype), tf.shape(outputs)))
             )
-        # Canonical shapes decide, as in PyTorch; the classes are Keras's last axis either way.
-        class_axis(outputs.shape, y.shape)
+        class_axis(outputs.shape, y.shape)  # a check: in Keras classes are the last axis
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), outputs)
         return tf.reduce_mean(losses)
+
+    def check(self, x: Any, y: Any) -> None:
+        """Refuse labels that do not fit, by one example, before anything is computed."""
+        if not callable(self.loss):
+            inference = _Asked(self.model, list(self.named), self.loss, False)
+            check_labels(self.loss, inference.tensor(as_inputs(part_of(x, slice(1)))).shape, y)
 
     def slopes(self, tape: Any, target: Any) -> list[Any]:
         """Gradients by each variable, dense, 0 where the target does not depend on it."""
@@ -124,7 +140,8 @@ def as_inputs(x: Any) -> Any:
         return {name: as_inputs(array) for name, array in x.items()}
     if isinstance(x, tuple):
         return [as_inputs(array) for array in x]
-    return tf.constant(channels_last(np.asarray(x)))
+    array = channels_last(np.asarray(x))
+    return tf.constant(array, keras.config.floatx() if array.dtype.kind == "f" else None)
 
 
 def _labels(y: Any) -> Any:
@@ -143,6 +160,7 @@ def mean(
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The mean loss over all examples, and its gradient by each named weight, float64."""
     asked = _Asked(model, names, loss, batch_statistics)
+    asked.check(x, y)
     total, examples = 0.0, 0
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     with asked.quiet():
@@ -161,6 +179,7 @@ def each(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The gradient of each example's loss by each named weight, one example at a time, inference mode."""
     asked = _Asked(model, names, loss, False)
+    asked.check(x, y)
     # One trace for all examples; a user's loss is run as it is written.
     gradients = asked.gradients if callable(loss) else tf.function(asked.gradients, reduce_retracing=True)
     for inputs, labels, _ in batches_of(x, y, 1):
@@ -208,6 +227,7 @@ def hessian_product(
 ) -> dict[str, np.ndarray]:
     """The Hessian of the mean loss, by the named weights, times `vector`; float64."""
     asked = _Asked(model, names, loss, batch_statistics)
+    asked.check(x, y)
     directions = asked.own(vector)
 
     def product(inputs: Any, labels: Any) -> Any:

@@ -15,8 +15,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnopt_lib.backends.torch.build import Network, _unwrapped, as_array, canonical_tensors
 from nnopt_lib.backends.torch.reading import unchanged
-from nnopt_lib.checks import refuse
-from nnopt_lib.pruning.examples import Loss, batches_of, check_finite, class_axis
+from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.pruning.examples import (
+    Loss,
+    arrays_of,
+    batches_of,
+    check_finite,
+    check_labels,
+    class_axis,
+    part_of,
+    refuse_to_run,
+)
 from nnopt_lib.pruning.paths import first_usable, is_removed
 
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -50,33 +59,38 @@ def _asked(model: nn.Module, tensors: Sequence[torch.Tensor], batch_statistics: 
                 parameter.requires_grad_(flag)
 
 
-def on_device(value: Any, device: torch.device) -> torch.Tensor:
-    """An array or tensor where the model is."""
-    return torch.as_tensor(value).to(device)
+def like_model(value: Any, like: torch.Tensor) -> torch.Tensor:
+    """An array or tensor where the model is; numbers with a point in the type of its weights."""
+    tensor = torch.as_tensor(value).to(like.device)
+    return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
 
 
-def run(model: nn.Module, x: Any, device: torch.device) -> Any:
-    """What `model` gives for inputs in any of their forms."""
-    if isinstance(x, Mapping):
-        return model(**{name: on_device(array, device) for name, array in x.items()})
-    arrays = x if isinstance(x, tuple) else (x,)
-    return model(*(on_device(array, device) for array in arrays))
+def run(model: nn.Module, x: Any, like: torch.Tensor) -> Any:
+    """What `model` gives for inputs in any of their forms; refused where it does not run on them."""
+    try:
+        if isinstance(x, Mapping):
+            return model(**{name: like_model(array, like) for name, array in x.items()})
+        return model(*(like_model(array, like) for array in arrays_of(x)))
+    except NnoptError:
+        raise
+    except Exception as error:
+        refuse_to_run(type(model).__name__, error)
 
 
-def _outputs(model: nn.Module, x: Any, device: torch.device) -> torch.Tensor:
-    outputs = run(model, x, device)
+def _outputs(model: nn.Module, x: Any, like: torch.Tensor) -> torch.Tensor:
+    outputs = run(model, x, like)
     if not isinstance(outputs, torch.Tensor):
         remedy = "Pass a function of outputs and labels as loss, or wrap the model."
         refuse("a model must give one tensor of outputs here", type(outputs).__name__, remedy)
     return outputs
 
 
-def _loss(model: nn.Module, x: Any, y: Any, loss: Loss, device: torch.device) -> torch.Tensor:
+def _loss(model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor) -> torch.Tensor:
     """The mean loss of a batch, a scalar."""
-    labels = None if y is None else on_device(y, device)
+    labels = None if y is None else torch.as_tensor(y).to(like.device)
     if callable(loss):
-        return loss(run(model, x, device), labels)
-    outputs = _outputs(model, x, device)
+        return loss(run(model, x, like), labels)
+    outputs = _outputs(model, x, like)
     assert labels is not None  # `check_loss` was asked before
     if loss == "mse":
         return F.mse_loss(outputs, labels.to(outputs.dtype).reshape(outputs.shape))
@@ -84,8 +98,16 @@ def _loss(model: nn.Module, x: Any, y: Any, loss: Loss, device: torch.device) ->
     return F.cross_entropy(outputs.movedim(axis, 1), labels.long())
 
 
-def _device_of(tensors: Mapping[str, torch.Tensor]) -> torch.device:
-    return next(iter(tensors.values())).device
+def _check(model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor) -> None:
+    """Refuse labels that do not fit, by one example, before anything is computed."""
+    if not callable(loss):
+        with unchanged(model), torch.no_grad():
+            model.eval()
+            check_labels(loss, _outputs(model, part_of(x, slice(1)), like).shape, y)
+
+
+def _first(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return next(iter(tensors.values()))
 
 
 def _gradients(
@@ -110,11 +132,12 @@ def mean(
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The mean loss over all examples, and its gradient by each named weight, float64."""
     tensors = _selected(model, names)
+    _check(model, x, y, loss, _first(tensors))
     total, sums = 0.0, {name: np.zeros(tensor.shape) for name, tensor in tensors.items()}
     examples = 0
     with _asked(model, list(tensors.values()), batch_statistics):
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value = _loss(model, inputs, labels, loss, _device_of(tensors))
+            value = _loss(model, inputs, labels, loss, _first(tensors))
             found = {name: as_array(one) for name, one in _gradients(value, tensors).items()}
             check_finite(float(value.detach()), found)
             total, examples = total + count * float(value.detach()), examples + count
@@ -128,9 +151,10 @@ def each(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The gradient of each example's loss by each named weight, one example at a time, evaluation mode."""
     tensors = _selected(model, names)
+    _check(model, x, y, loss, _first(tensors))
     with _asked(model, list(tensors.values()), False):
         for inputs, labels, _ in batches_of(x, y, 1):
-            value = _loss(model, inputs, labels, loss, _device_of(tensors))
+            value = _loss(model, inputs, labels, loss, _first(tensors))
             found = {name: as_array(one) for name, one in _gradients(value, tensors).items()}
             check_finite(float(value.detach()), found)
             yield found
@@ -143,7 +167,7 @@ def jacobians(
     tensors = _selected(model, names)
     with _asked(model, list(tensors.values()), False):
         for inputs, _, _ in batches_of(x, None, 1):
-            outputs = _outputs(model, inputs, _device_of(tensors)).flatten()
+            outputs = _outputs(model, inputs, _first(tensors)).flatten()
             rows = [_gradients(one, tensors, retain_graph=True) for one in outputs]
             slopes = {name: np.stack([as_array(row[name]) for row in rows]) for name in tensors}
             values = as_array(outputs).copy()
@@ -164,14 +188,14 @@ def hessian_product(
 ) -> dict[str, np.ndarray]:
     """The Hessian of the mean loss, by the named weights, times `vector`; float64."""
     tensors = _selected(model, names)
-    device = _device_of(tensors)
-    directions = {name: on_device(vector[name], device).to(tensors[name].dtype) for name in names}
+    _check(model, x, y, loss, _first(tensors))
+    directions = {name: like_model(vector[name], tensors[name]) for name in names}
     sums = {name: np.zeros(tensor.shape) for name, tensor in tensors.items()}
     examples = 0
     # Fused attention has no second derivative.
     with _asked(model, list(tensors.values()), batch_statistics), sdpa_kernel(SDPBackend.MATH):
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value = _loss(model, inputs, labels, loss, device)
+            value = _loss(model, inputs, labels, loss, _first(tensors))
             slopes = _gradients(value, tensors, create_graph=True)
             along = sum((slopes[name] * directions[name]).sum() for name in names)
             found = {name: as_array(one) for name, one in _second(along, tensors).items()}
@@ -200,11 +224,14 @@ def path_scores(model: nn.Module, names: Sequence[str], x: Any) -> dict[str, np.
     }
     by_name = {canonical[id(tensor)]: path for path, tensor in own.items() if id(tensor) in canonical}
     leaves = {name: values[by_name[name]].requires_grad_(True) for name in names}
-    example = _ones(module, x, _device_of(leaves))
+    example = _ones(module, x, _first(leaves))
 
     def attempt(scale: float) -> tuple[float, dict[str, np.ndarray]]:
         args, kwargs = (_scaled(part, scale) for part in example)
-        outputs = functional_call(module, values, args, kwargs)
+        try:
+            outputs = functional_call(module, values, args, kwargs)
+        except Exception as error:
+            refuse_to_run(type(module).__name__, error)
         if not isinstance(outputs, torch.Tensor):
             refuse("a model must give one tensor of outputs here", type(outputs).__name__)
         total = outputs.sum() * scale
@@ -230,9 +257,7 @@ def _absolute(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(value) if is_removed(name) else value.abs()
 
 
-def _ones(
-    model: nn.Module, x: Any, device: torch.device
-) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+def _ones(model: nn.Module, x: Any, like: torch.Tensor) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """One example of ones in the form of the inputs; whole numbers (tokens) stay as they are."""
     if x is None:
         if not isinstance(model, Network):
@@ -241,7 +266,7 @@ def _ones(
         x = np.ones((1, *model.spec.input_shape), np.float32)
 
     def one(value: Any) -> torch.Tensor:
-        tensor = on_device(value, device)[:1]
+        tensor = like_model(value, like)[:1]
         return torch.ones_like(tensor, dtype=torch.float64) if tensor.is_floating_point() else tensor
 
     if isinstance(x, Mapping):

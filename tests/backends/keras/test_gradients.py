@@ -127,7 +127,7 @@ def test_refusals_name_the_layer_and_leave_the_model():
     before = model.get_weights()
     with pytest.raises(
         NnoptError,
-        match=r"labels must be integers of the shape .* received outputs \(8, 3\) and labels \(8, 2\)",
+        match=r"labels must be integers of the shape .* received outputs \(1, 3\) and labels \(1, 2\)",
     ):
         of_keras.mean(
             model, nnopt.prunable(model), words, np.zeros((8, 2), int), loss="cross_entropy", batch_size=8

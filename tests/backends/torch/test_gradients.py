@@ -194,7 +194,7 @@ def test_losses_fit_positions_and_classes_on_either_axis():
         gradients.mean(tokens, ["kernel"], x, y[:, 0], **OPTIONS)
     assert str(error.value) == (
         "labels must be integers of the shape of the outputs without the axis of classes; received outputs"
-        " (4, 7, 3) and labels (4,). Pass a function of outputs and labels as loss for anything else."
+        " (1, 7, 3) and labels (1,). Pass a function of outputs and labels as loss for anything else."
     )
 
 
@@ -287,3 +287,27 @@ def test_synflow_asks_for_the_shape_of_inputs_that_it_cannot_know():
     )
     scores = [gradients.path_scores(nn.Linear(3, 2), ["kernel"], x * np.ones((5, 3))) for x in (0.0, 7.0)]
     assert all(one["kernel"].min() > 0 for one in scores)
+
+
+@pytest.mark.parametrize("call", ["mean", "each", "jacobians", "path_scores"])
+def test_inputs_that_the_model_cannot_read_are_refused(call):
+    model, x, y = nn.Linear(3, 2), np.ones((4, 5), np.float32), np.zeros(4, int)
+    with pytest.raises(NnoptError) as error:
+        if call == "mean":
+            gradients.mean(model, ["kernel"], x, y, **OPTIONS)
+        elif call == "each":
+            next(gradients.each(model, ["kernel"], x, y, loss="cross_entropy"))
+        else:
+            list(getattr(gradients, call)(model, ["kernel"], x))
+    assert str(error.value) == (
+        "Linear must run on the examples x; received RuntimeError: mat1 and mat2 shapes cannot be multiplied"
+        " (1x5 and 3x2). Pass what it reads: an array, or a tuple or dict of arrays for several arguments."
+    )
+
+
+def test_numbers_in_double_precision_are_read_as_the_model_computes():
+    model, x, y = nn.Linear(3, 2), RANDOM.normal(size=(4, 3)), np.array([0, 1, 0, 1])
+    double, single = (
+        gradients.mean(model, ["kernel"], x.astype(kind), y, **OPTIONS) for kind in (np.float64, np.float32)
+    )
+    assert double[0] == single[0] and (double[1]["kernel"] == single[1]["kernel"]).all()
