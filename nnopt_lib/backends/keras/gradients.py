@@ -11,7 +11,8 @@ import numpy as np
 from keras import layers
 
 from nnopt_lib.backends.keras import keras, tf
-from nnopt_lib.backends.keras.build import channels_last, from_canonical, to_canonical
+from nnopt_lib.backends.keras.build import from_canonical, to_canonical
+from nnopt_lib.backends.keras.inputs import as_inputs
 from nnopt_lib.backends.keras.masks import variables_of
 from nnopt_lib.checks import refuse
 from nnopt_lib.pruning.examples import (
@@ -101,7 +102,7 @@ class _Asked:
         """Refuse labels that do not fit, by one example, before anything is computed."""
         if not callable(self.loss):
             inference = _Asked(self.model, list(self.named), self.loss, False)
-            check_labels(self.loss, inference.tensor(as_inputs(part_of(x, slice(1)))).shape, y)
+            check_labels(self.loss, inference.tensor(as_inputs(self.model, part_of(x, slice(1)))).shape, y)
 
     def slopes(self, tape: Any, target: Any) -> list[Any]:
         """Gradients by each variable, dense, 0 where the target does not depend on it."""
@@ -134,16 +135,6 @@ class _Asked:
         ]
 
 
-def as_inputs(x: Any) -> Any:
-    """Canonical examples, in any of their forms, as the model reads them."""
-    if isinstance(x, Mapping):
-        return {name: as_inputs(array) for name, array in x.items()}
-    if isinstance(x, tuple):
-        return [as_inputs(array) for array in x]
-    array = channels_last(np.asarray(x))
-    return tf.constant(array, keras.config.floatx() if array.dtype.kind == "f" else None)
-
-
 def _labels(y: Any) -> Any:
     return None if y is None else tf.constant(np.asarray(y))
 
@@ -165,7 +156,7 @@ def mean(
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     with asked.quiet():
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value, tensors = asked.gradients(as_inputs(inputs), _labels(labels))
+            value, tensors = asked.gradients(as_inputs(model, inputs), _labels(labels))
             found = asked.canonical(tensors)
             check_finite(float(value), found)
             total, examples = total + count * float(value), examples + count
@@ -184,7 +175,7 @@ def each(
     gradients = asked.gradients if callable(loss) else tf.function(asked.gradients, reduce_retracing=True)
     for inputs, labels, _ in batches_of(x, y, 1):
         with asked.quiet():
-            value, tensors = gradients(as_inputs(inputs), _labels(labels))
+            value, tensors = gradients(as_inputs(model, inputs), _labels(labels))
         found = asked.canonical(tensors)
         check_finite(float(value), found)
         yield found
@@ -207,7 +198,7 @@ def jacobians(
     compiled = tf.function(slopes, reduce_retracing=True)
     for inputs, _, _ in batches_of(x, None, 1):
         with asked.quiet():
-            flat, rows = compiled(as_inputs(inputs))
+            flat, rows = compiled(as_inputs(model, inputs))
         arrays = [asked.canonical(row) for row in rows]
         stacked = {name: np.stack([row[name] for row in arrays]) for name in names}
         check_finite(float(flat.numpy().sum()), stacked)
@@ -242,7 +233,7 @@ def hessian_product(
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     with asked.quiet():
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value, tensors = product(as_inputs(inputs), _labels(labels))
+            value, tensors = product(as_inputs(model, inputs), _labels(labels))
             found = asked.canonical(tensors)
             check_finite(float(value), found)
             examples += count
@@ -299,7 +290,7 @@ def _ones(model: keras.Model, x: Any) -> Any:
             refuse(rule, "no examples", "Pass a batch as x; its numbers play no part.")
         made = [tf.ones((1, *shape), tf.float64) for shape in shapes]
         return made[0] if len(made) == 1 else made
-    return tf.nest.map_structure(_ones_like, as_inputs(x))
+    return tf.nest.map_structure(_ones_like, as_inputs(model, x))
 
 
 def _ones_like(batch: Any) -> Any:

@@ -14,11 +14,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nnopt_lib.backends.torch.build import Network, _unwrapped, as_array, canonical_tensors
+from nnopt_lib.backends.torch.inputs import like_model, run
 from nnopt_lib.backends.torch.reading import unchanged
-from nnopt_lib.checks import NnoptError, refuse
+from nnopt_lib.checks import refuse
 from nnopt_lib.pruning.examples import (
     Loss,
-    arrays_of,
     batches_of,
     check_finite,
     check_labels,
@@ -57,24 +57,6 @@ def _asked(model: nn.Module, tensors: Sequence[torch.Tensor], batch_statistics: 
                 tensor.requires_grad_(False)
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
-
-
-def like_model(value: Any, like: torch.Tensor) -> torch.Tensor:
-    """An array or tensor where the model is; numbers with a point in the type of its weights."""
-    tensor = torch.as_tensor(value).to(like.device)
-    return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
-
-
-def run(model: nn.Module, x: Any, like: torch.Tensor) -> Any:
-    """What `model` gives for inputs in any of their forms; refused where it does not run on them."""
-    try:
-        if isinstance(x, Mapping):
-            return model(**{name: like_model(array, like) for name, array in x.items()})
-        return model(*(like_model(array, like) for array in arrays_of(x)))
-    except NnoptError:
-        raise
-    except Exception as error:
-        refuse_to_run(type(model).__name__, error)
 
 
 def _outputs(model: nn.Module, x: Any, like: torch.Tensor) -> torch.Tensor:
