@@ -13,10 +13,11 @@ import numpy as np
 from scipy import linalg
 
 from nnopt_lib.checks import refuse
+from nnopt_lib.pruning.layerwise import greedy
+from nnopt_lib.pruning.squares import refitted
 
 LARGEST = 5_000  # weights whose whole matrix is inverted: 200 MB, and as much again while it is
-_PART = 1 << 12  # columns or eliminations at a time, so that what is made on the way stays small
-_FOLD = 64
+_PART = 1 << 12  # columns at a time, so that what is made on the way stays small
 
 
 def weighted_rows(outputs: np.ndarray, slopes: np.ndarray, loss: str) -> np.ndarray:
@@ -116,75 +117,34 @@ def inverse(matrix: np.ndarray, dampening: float) -> np.ndarray:
     return np.tril(lower) + np.tril(lower, -1).T
 
 
-class Surgery:
+def surgeon(
+    w: np.ndarray, matrix: np.ndarray, dampening: float, group: np.ndarray, quota: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Optimal brain surgery: weights go one at a time, and all that are left make up for each.
 
     Parameters:
         w: the weights, (n,).
-        inverse: of their curvature, (n, n); not changed.
+        matrix: their curvature, (n, n); `dampening` is added to its diagonal.
         group, quota: weight q belongs to group ``group[q]``, of which ``quota[group[q]]`` are to go.
 
-    `run` gives (mask, new weights, predicted rises one by one, the weights in order of removal). Each time
-    the weight of lowest w_q^2 / (2 [H^-1]_qq) goes, of equal ones the last; the others move by
-    -w_q [H^-1]_:q / [H^-1]_qq, and q is eliminated from the inverse. Source: Hassibi & Stork 1993,
-    equations 5 and 6; eliminating instead of inverting anew gives the same to rounding.
+    Each time the weight of lowest w_q^2 / (2 [H^-1]_qq) goes, of equal ones the last; the others move by
+    -w_q [H^-1]_:q / [H^-1]_qq, and q is eliminated from the inverse. Returns the mask (True = keep), the new
+    weights (by least squares on what is kept, which the single moves come to), the weights in order of
+    removal, and what each removal costs. Errors: those of `inverse`. Source: Hassibi & Stork 1993,
+    equations 5 and 6.
 
     Example:
-        >>> surgery = Surgery(np.array([1.0, 2.0]), np.eye(2), np.zeros(2, int), np.array([1]))
-        >>> surgery.run()[0]
-        array([False,  True])
+        >>> w, one_group = np.array([2.0, 1.0]), np.zeros(2, int)
+        >>> surgeon(w, np.array([[1.0, 0.5], [0.5, 1.0]]), 0.0, one_group, np.array([1]))
+        (array([ True, False]), array([2.5, 0. ]), array([1]), array([0.375]))
     """
-
-    def __init__(self, w: np.ndarray, inverse: np.ndarray, group: np.ndarray, quota: np.ndarray) -> None:
-        self._w, self._group, self._quota = np.array(w, np.float64), group, np.array(quota)
-        self._alive = np.arange(len(w))  # where the rows of the inverse stand in w
-        self._inverse = inverse
-
-    def run(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Remove all that the quota asks for."""
-        new, mask = self._w, np.ones(len(self._w), bool)
-        rises: list[float] = []
-        order: list[int] = []
-        left = int(self._quota.sum())
-        while left:
-            gone = self._some(min(left, _FOLD), rises)
-            order += self._alive[gone].tolist()
-            mask[self._alive[gone]] = False
-            left -= len(gone)
-            self._alive = np.delete(self._alive, gone)
-        new[~mask] = 0
-        return mask, new, np.array(rises), np.array(order, int)
-
-    def _some(self, count: int, rises: list[float]) -> np.ndarray:
-        """Remove `count` weights; gives their places among those alive and shrinks the inverse.
-
-        The eliminations wait as columns U, the inverse being ``inverse - U U^T`` meanwhile: one product of
-        matrices at the end is many times faster than as many corrections of the whole.
-        """
-        inverse, columns = self._inverse, np.empty((len(self._alive), count))
-        w, group = self._w[self._alive], self._group[self._alive]
-        pivots = np.diag(inverse).copy()
-        here = np.ones(len(w), bool)
-        gone: list[int] = []
-        for step in range(count):
-            costs = np.full(len(w), np.inf)
-            able = here & (self._quota[group] > 0)
-            costs[able] = 0.5 * w[able] ** 2 / pivots[able]
-            q = len(w) - 1 - int(np.argmin(costs[::-1]))
-            column = inverse[:, q] - columns[:, :step] @ columns[q, :step]
-            column[gone] = 0
-            rises.append(float(costs[q]))
-            w -= column * (w[q] / pivots[q])
-            columns[:, step] = column / np.sqrt(pivots[q])
-            pivots -= columns[:, step] ** 2
-            w[q], here[q] = 0, False
-            self._quota[group[q]] -= 1
-            gone.append(q)
-        kept = np.flatnonzero(here)
-        self._w[self._alive] = w
-        self._inverse = inverse[np.ix_(kept, kept)]
-        self._inverse -= columns[kept] @ columns[kept].T
-        return np.array(gone, int)
+    inverted = inverse(matrix, dampening)
+    order, costs = greedy(np.asarray(w, np.float64), inverted, group, quota)
+    mask = np.ones(len(w), bool)
+    mask[order] = False
+    damped = matrix + dampening * np.eye(len(w))
+    new = refitted(np.asarray(w, np.float64)[None], damped, inverted, mask[None])[0]
+    return mask, new, order, costs / 2
 
 
 # ------------------------------------------------------------------ the inverse by Woodbury
@@ -248,8 +208,8 @@ def make_up(
 ) -> tuple[np.ndarray, float]:
     """How the kept weights move, (n,), 0 at `removed`, when those go together; and what it costs.
 
-    The best move F_KK^-1 F_KQ w_Q is, by Woodbury on the kept columns alone, G_K^T S^-1 r with r = G_Q w_Q and
-    S = N dampening I + G_K G_K^T: it keeps each example's loss, to first order, as it was. Its cost,
+    The best move F_KK^-1 F_KQ w_Q is, by Woodbury on the kept columns alone, G_K^T S^-1 r with r = G_Q w_Q
+    and S = N dampening I + G_K G_K^T: it keeps each example's loss, to first order, as it was. Its cost,
     1/2 d^T F d, is dampening / 2 (w_Q^T w_Q + r^T S^-1 r).
 
     Example:
