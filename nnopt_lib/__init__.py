@@ -45,6 +45,7 @@ _HOME = {
     "pruning.checkpoints": ["save_small", "load_small"],
     "pruning.penalties": ["Penalty"],
     "pruning.prune": ["prunable", "prune", "apply_masks", "hold"],
+    "pruning.second_order": ["OneShotMasks", "prune_one_shot"],
     "pruning.iterative": ["rewind", "reinitialize", "iterative_prune"],
     "nas.budgets": ["Budget", "at_budget"],
     "nas.result": ["SearchResult"],

@@ -41,6 +41,8 @@ from nnopt_lib.pruning.removal import remove_nodes as remove_nodes
 from nnopt_lib.pruning.repair import recalibrate_batchnorm as recalibrate_batchnorm
 from nnopt_lib.pruning.repair import reconstruct as reconstruct
 from nnopt_lib.pruning.saliency import saliency as saliency
+from nnopt_lib.pruning.second_order import OneShotMasks as OneShotMasks
+from nnopt_lib.pruning.second_order import prune_one_shot as prune_one_shot
 from nnopt_lib.results import figures as figures
 from nnopt_lib.results.claims import claim as claim
 from nnopt_lib.results.claims import replay as replay
@@ -129,6 +131,8 @@ __all__ = [
     "prune",
     "apply_masks",
     "hold",
+    "OneShotMasks",
+    "prune_one_shot",
     "rewind",
     "reinitialize",
     "iterative_prune",

@@ -18,6 +18,7 @@ PARTS = {
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,
+    "activations": frameworks.ActivationBackend,
 }
 
 
