@@ -7,7 +7,7 @@ reach it only through here, by name, so that nothing imports a framework before 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -146,6 +146,23 @@ class RemovalBackend(Protocol):
         """Cut modules at this kind of place in another way from now on; False if there is none."""
 
 
+class ActivationBackend(Protocol):
+    """What `activations` of both adapters offers: what layers read.
+
+    Examples `x`: an array (examples, ...), canonical, or a tuple or dictionary (by argument) of such arrays.
+    """
+
+    def readable(self, model: Any, names: Sequence[str], x: Any) -> dict[str, str | None]:
+        """None, or why the layer cannot be pruned by itself, for each kernel, in the order of first calls."""
+
+    def columns(self, model: Any, name: str, x: Any, batch_size: int) -> Iterator[np.ndarray]:
+        """What a readable layer reads, float32 (rows, groups, inputs / groups * kernel entries).
+
+        ``kernel.reshape(groups, outputs / groups, -1)[g] @ columns[:, g].T`` is what group g gives without
+        bias. One array for each batch and call; nothing behind the layer is run.
+        """
+
+
 class Stack(Protocol):
     """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""
 
@@ -228,6 +245,11 @@ def reading_backend_of(model: Any) -> ReadingBackend:
 def description_backend_of(model: Any) -> DescriptionBackend:
     """The reader of the framework that `model` belongs to."""
     return cast(DescriptionBackend, _part(framework_of(model), "describe"))
+
+
+def activation_backend_of(model: Any) -> ActivationBackend:
+    """The reader of activations of the framework that `model` belongs to."""
+    return cast(ActivationBackend, _part(framework_of(model), "activations"))
 
 
 def stacks() -> Any:

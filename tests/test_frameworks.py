@@ -17,6 +17,7 @@ PARTS = {
     "penalties": frameworks.PenaltyBackend,
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
+    "activations": frameworks.ActivationBackend,
 }
 
 

@@ -124,7 +124,7 @@ def _device_of(model: nn.Module, device: str | None) -> torch.device:
 
 
 @contextlib.contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
+def inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; each submodule's own mode comes back afterwards."""
     # Each module's, not the model's: users freeze single normalizations by module.eval().
     modes = {module: module.training for module in model.modules()}
@@ -141,7 +141,7 @@ def predict(model: nn.Module, x: np.ndarray, batch_size: int, device: str | None
     """Outputs for `x` as float32, in evaluation mode, `batch_size` examples at a time."""
     target = _device_of(model, device)
     model.to(target)
-    with _inference(model):
+    with inference(model):
         batches = torch.as_tensor(x).split(batch_size)
         return torch.cat([model(batch.to(target)).float().cpu() for batch in batches]).numpy()
 
