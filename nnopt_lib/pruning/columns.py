@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+PORTION = 1 << 24  # numbers: 64 MB in float32; columns repeat an input as often as a kernel has entries
 
 
 def columns(
@@ -57,3 +59,10 @@ def columns(
     rows = windows.transpose((0, *space, 1, *range(x.ndim, x.ndim + rank)))
     count = len(x) * int(np.prod(windows.shape[2 : 2 + rank]))
     return rows.reshape(count, groups, x.shape[1] // groups * int(np.prod(tuple(kernel))))
+
+
+def portions(x: np.ndarray, repeats: float) -> Iterator[np.ndarray]:
+    """Views of some examples each, as many as have columns of `PORTION` numbers; one at the least."""
+    step = max(int(PORTION / max(x[:1].size * repeats, 1)), 1)
+    for begin in range(0, len(x), step):
+        yield x[begin : begin + step]
