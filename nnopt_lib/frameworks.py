@@ -212,7 +212,8 @@ class ActivationBackend(Protocol):
         """What a readable layer reads, float32 (rows, groups, inputs / groups * kernel entries).
 
         ``kernel.reshape(groups, outputs / groups, -1)[g] @ columns[:, g].T`` is what group g gives without
-        bias. One array for each batch and call; nothing behind the layer is run.
+        bias. Arrays are of one batch and one call, or of a part of it where they would be large; nothing
+        behind the layer is run.
         """
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+PORTION = 1 << 24  # numbers: 64 MB in float32; columns repeat an input as often as a kernel has entries
 
 
 def columns(
@@ -45,15 +47,15 @@ def columns(
     space = tuple(range(2, x.ndim))
     spans = tuple((size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(x, spans, space) if rank else x
-    windows = windows[
-        (
-            slice(None),
-            slice(None),
-            *(slice(None, None, s) for s in stride),
-            *(slice(None, None, d) for d in dilation),
-        )
-    ]
+    windows = windows[tuple(slice(None, None, step) for step in (1, 1, *stride, *dilation))]
     # (examples, inputs, *positions, *kernel) -> (examples, *positions, inputs, *kernel), copied once
-    rows = windows.transpose((0, *space, 1, *range(x.ndim, x.ndim + rank)))
+    rows = windows.transpose((0, *space, 1, *range(x.ndim, x.ndim + rank))).copy()
     count = len(x) * int(np.prod(windows.shape[2 : 2 + rank]))
     return rows.reshape(count, groups, x.shape[1] // groups * int(np.prod(tuple(kernel))))
+
+
+def portions(x: np.ndarray, repeats: float) -> Iterator[np.ndarray]:
+    """Views of some examples each, as many as have columns of `PORTION` numbers; one at the least."""
+    step = max(int(PORTION / (max(x[:1].size, 1) * repeats)), 1)
+    for begin in range(0, len(x), step):
+        yield x[begin : begin + step]

@@ -15,6 +15,7 @@ from nnopt_lib.backends.keras.build import _einsum_axes, channels_last
 from nnopt_lib.backends.keras.masks import variables_of
 from nnopt_lib.backends.keras.walk import kind_of
 from nnopt_lib.pruning.columns import columns as cut
+from nnopt_lib.pruning.columns import portions
 
 _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
 _NEVER = "its layer is never called; the weight is used by other code, or not at all"
@@ -49,6 +50,9 @@ def columns(model: keras.Model, name: str, x: Any, batch_size: int) -> Iterator[
     The forward pass ends with the layer's last call; how many there are, the first batch tells.
     """
     layer, calls = variables_of(model)[name][1], 0
+    repeats = 1.0
+    if kind_of(layer) in _CONVOLUTIONS:
+        repeats = math.prod(layer.kernel_size) / math.prod(layer.strides)
     for begin in range(0, _length(x), batch_size):
         read: list[np.ndarray] = []
 
@@ -61,7 +65,8 @@ def columns(model: keras.Model, name: str, x: Any, batch_size: int) -> Iterator[
             _run(model, _part(x, slice(begin, begin + batch_size)))
         calls = calls or len(read)
         while read:
-            yield _cut(layer, read.pop(0))
+            for portion in portions(read.pop(0), repeats):
+                yield _cut(layer, portion)
 
 
 # ---------------------------------------------------------------- running

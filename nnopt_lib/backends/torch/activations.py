@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from nnopt_lib.backends.torch.build import _unwrapped, canonical_tensors, tree
 from nnopt_lib.backends.torch.fit import inference
 from nnopt_lib.pruning.columns import columns as cut
+from nnopt_lib.pruning.columns import portions
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PROJECTIONS = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
@@ -83,7 +85,7 @@ def columns(model: nn.Module, name: str, x: Any, batch_size: int) -> Iterator[np
             _run(model, _part(x, slice(begin, begin + batch_size)))
         calls = calls or len(read)
         while read:
-            yield _cut(*read.pop(0))
+            yield from _portions(*read.pop(0))
 
 
 def _owners(model: nn.Module, names: Sequence[str]) -> dict[str, list[tuple[nn.Module, str]]]:
@@ -107,7 +109,7 @@ def _run(model: nn.Module, part: Any) -> None:
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
 
     def ready(array: Any) -> torch.Tensor:
-        tensor = torch.as_tensor(array)
+        tensor = torch.as_tensor(np.array(array))  # a copy: a model may work in place
         return tensor.to(first.device, first.dtype if tensor.is_floating_point() else None)
 
     fast = torch.backends.mha.get_fastpath_enabled()  # of transformer layers; it calls none of their parts
@@ -168,8 +170,22 @@ def _input(module: nn.Module, part: str, args: Any, kwargs: Any) -> torch.Tensor
     return args[0] if args else kwargs["input"]
 
 
+def _portions(module: Any, x: np.ndarray) -> Iterator[np.ndarray]:
+    """The columns of one call, of some examples at a time."""
+    repeats = 1.0
+    if isinstance(module, _CONVOLUTIONS):
+        repeats = math.prod(module.kernel_size) / math.prod(module.stride)
+        x = _batched(module, x)
+    for portion in portions(x, repeats):
+        yield _cut(module, portion)
+
+
+def _batched(module: Any, x: np.ndarray) -> np.ndarray:
+    """torch takes one example without a batch, too."""
+    return x if x.ndim == len(module.kernel_size) + 2 else x[None]
+
+
 def _cut(module: Any, x: np.ndarray) -> np.ndarray:
-    """The columns of one call."""
     if not isinstance(module, _CONVOLUTIONS):
         return x.reshape(-1, 1, x.shape[-1])
     size, dilation = module.kernel_size, module.dilation
@@ -179,8 +195,14 @@ def _cut(module: Any, x: np.ndarray) -> np.ndarray:
     else:
         widths = (0,) * len(size) if module.padding == "valid" else module.padding
         padding = [(int(width), int(width)) for width in widths]
-    x = x if x.ndim == len(size) + 2 else x[None]  # torch takes one example without a batch, too
-    return cut(x, size, stride=module.stride, padding=padding, dilation=dilation, groups=module.groups)
+    return cut(
+        _batched(module, x),
+        size,
+        stride=module.stride,
+        padding=padding,
+        dilation=dilation,
+        groups=module.groups,
+    )
 
 
 def _other_than_kernel(module: Any, x: torch.Tensor, output: Any) -> str | None:
