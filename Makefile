@@ -31,6 +31,7 @@ benchmark: setup  ## print timings side by side; equal results are checked first
 	.venv/bin/python tests/benchmarks/fit_many.py
 	.venv/bin/python tests/benchmarks/masks.py
 	PYTHONPATH=. .venv/bin/python tests/benchmarks/nodes.py
+	PYTHONPATH=. .venv/bin/python tests/benchmarks/second_order.py
 	.venv/bin/python -m tests.benchmarks.labs
 	.venv/bin/python tests/benchmarks/search.py
 
