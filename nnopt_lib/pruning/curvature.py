@@ -17,6 +17,7 @@ from nnopt_lib.pruning.layerwise import greedy
 from nnopt_lib.pruning.squares import refitted
 
 LARGEST = 5_000  # weights whose whole matrix is inverted: 200 MB, and as much again while it is
+NETWORK = "network"  # as a block
 _PART = 1 << 12  # columns at a time, so that what is made on the way stays small
 
 
@@ -150,16 +151,21 @@ def surgeon(
 # ------------------------------------------------------------------ the inverse by Woodbury
 
 
-def blocks_of(sizes: Sequence[int], block_size: int | None) -> list[slice]:
-    """Where the blocks of the curvature stand among flat weights: each layer one, or runs of `block_size`.
+def blocks_of(sizes: Sequence[int], block_size: int | str | None) -> list[slice]:
+    """Where the blocks of the curvature stand among flat weights, of layers of these sizes.
+
+    block_size: None for a block of each layer, ``"network"`` for one of all, or how many weights of a layer
+    are in one at most.
 
     Example:
         >>> blocks_of([3, 2], 2)
         [slice(0, 2, None), slice(2, 3, None), slice(3, 5, None)]
     """
+    if block_size == NETWORK:
+        return [slice(0, sum(sizes))]
     blocks, begin = [], 0
     for size in sizes:
-        step = size if block_size is None else block_size
+        step = block_size if isinstance(block_size, int) else size
         blocks += [slice(one, min(one + step, begin + size)) for one in range(begin, begin + size, step or 1)]
         begin += size
     return blocks

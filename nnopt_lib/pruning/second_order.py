@@ -16,7 +16,8 @@ import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, check_number, refuse
 from nnopt_lib.frameworks import mask_backend_of
-from nnopt_lib.pruning.examples import LOSSES, Loss, check_examples, check_loss
+from nnopt_lib.pruning.curvature import NETWORK
+from nnopt_lib.pruning.examples import Loss, check_examples, check_loss
 from nnopt_lib.pruning.layer_by_layer import prune_by_layer, readable, write
 from nnopt_lib.pruning.masks import SCOPES, Masks, _n_and_m
 from nnopt_lib.pruning.patterns import fractions_of
@@ -93,7 +94,7 @@ def prune_one_shot(
     previous: Masks | None = None,
     loss: Loss = "cross_entropy",
     dampening: float | None = None,
-    block_size: int | None = None,
+    block_size: int | str | None = None,
     batch_size: int = 256,
 ) -> OneShotMasks:
     """Remove weights of a trained `model` and let the others make up for them, without training; in place.
@@ -102,7 +103,7 @@ def prune_one_shot(
         model: any torch module that runs, or built Keras 3 model; read in evaluation mode.
         x: examples of the training data, canonical (channels first): an array, or a tuple or dict of arrays
             for a model of several arguments. Some hundred show much already.
-        y: a label for each; ``"woodfisher"`` alone needs them.
+        y: a label for each, where the loss needs one; methods by layer do without.
         method: by the curvature of the loss ``"obd"`` (diagonal, no update; LeCun et al. 1989), ``"obs"``
             (whole inverse, at most 5,000 weights; Hassibi & Stork 1993) or ``"woodfisher"`` (empirical
             Fisher matrix; Singh & Alistarh 2020). Layer by layer, so that the layer's outputs change least,
@@ -115,8 +116,9 @@ def prune_one_shot(
         dampening: what is added to the diagonal of what is inverted: for obs and woodfisher a number, 1e-5
             by default; for obc and sparsegpt a share of its mean, 0.01 by default. Above 0; for all but
             woodfisher it may be 0 where the examples span all directions.
-        block_size: for woodfisher how many weights have their curvature taken together, by default those of
-            a layer; for sparsegpt from how many columns weights are chosen together, 128 by default.
+        block_size: for woodfisher how many weights of a layer have their curvature taken together, by default
+            all of it, or ``"network"`` for all weights together, which takes no more memory; for sparsegpt
+            from how many columns weights are chosen together, 128 by default.
         batch_size: examples in memory at a time, for methods by layer.
 
     Returns `OneShotMasks`, for `hold` and all else that takes masks. Errors, after which the model is as it
@@ -181,7 +183,7 @@ def prune_one_shot(
 
 
 def _checked_options(
-    method: str, scope: str | None, dampening: float | None, block_size: int | None
+    method: str, scope: str | None, dampening: float | None, block_size: int | str | None
 ) -> float:
     """The dampening to use; options that the method does not have are refused."""
     check_choice("method", method, METHODS)
@@ -192,7 +194,7 @@ def _checked_options(
     for what, value, methods in (("dampening", dampening, DAMPENING), ("block_size", block_size, BLOCKS)):
         if value is not None and method not in methods:
             refuse(f"{what} belongs to methods {', '.join(methods)}", f"method={method!r}", "Leave it out.")
-    if block_size is not None:
+    if block_size is not None and not (method == "woodfisher" and block_size == NETWORK):
         check_int("block_size", block_size, at_least=1)
     if dampening is None:
         return DAMPENING.get(method, 0.0)
@@ -204,15 +206,19 @@ def _checked_options(
 def _check_data(method: str, x: Any, y: Any, loss: Loss) -> None:
     """Refuse missing examples, or labels where the loss needs them."""
     what = f"method {method!r}"
-    if method == "woodfisher":
-        check_loss(what, x, y, loss)
+    if method in LAYER_BY_LAYER:
+        check_examples(what, x, y, labels=y is not None)
         return
-    if method in WHOLE_NETWORK:
-        if callable(loss):
-            rule = f"{what} needs a loss whose curvature is known, 'cross_entropy' or 'mse'"
-            refuse(rule, "a function", "Pass one of them, or method='woodfisher'.")
-        check_choice("loss", loss, LOSSES)
-    check_examples(what, x, y, labels=y is not None)
+    check_loss(what, x, y, loss)
+    if method == "woodfisher":
+        return
+    if callable(loss):
+        rule = f"{what} needs a loss whose curvature is known, 'cross_entropy' or 'mse'"
+        refuse(rule, "a function", "Pass one of them, or method='woodfisher'.")
+    if loss == "cross_entropy" and np.ndim(y) != 1:
+        # Outputs come flat: which of them one softmax reads, only one label for each example says.
+        rule = f"{what} with cross-entropy needs one label for each example"
+        refuse(rule, f"labels of shape {np.shape(y)}", "Pass method='woodfisher'.")
 
 
 def _ranked(

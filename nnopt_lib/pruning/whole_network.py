@@ -90,7 +90,14 @@ def obs(
 
 
 def woodfisher(
-    model: Any, flat: Flat, x: Any, y: Any, loss: Loss, choose: Any, dampening: Any, block_size: int | None
+    model: Any,
+    flat: Flat,
+    x: Any,
+    y: Any,
+    loss: Loss,
+    choose: Any,
+    dampening: Any,
+    block_size: int | str | None,
 ) -> Result:
     """Masks, weights and predicted rise by the empirical Fisher matrix of each example's gradient."""
     gradients = np.empty((count_of(x), flat.size))
