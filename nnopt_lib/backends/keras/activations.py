@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from keras import layers
 
 from nnopt_lib.backends.keras import keras, tf
-from nnopt_lib.backends.keras.build import _einsum_axes, channels_last
+from nnopt_lib.backends.keras.build import _einsum_axes
+from nnopt_lib.backends.keras.inputs import as_inputs, run
 from nnopt_lib.backends.keras.masks import variables_of
 from nnopt_lib.backends.keras.walk import kind_of
 from nnopt_lib.pruning.columns import columns as cut
 from nnopt_lib.pruning.columns import portions
+from nnopt_lib.pruning.examples import batches_of, part_of
 
 _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
 _NEVER = "its layer is never called; the weight is used by other code, or not at all"
@@ -40,7 +42,7 @@ def readable(model: keras.Model, names: Sequence[str], x: Any) -> dict[str, str 
     with contextlib.ExitStack() as stack:
         for layer in {id(variables[name][1]): variables[name][1] for name in names}.values():
             stack.enter_context(_watched(layer, note))
-        _run(model, _part(x, slice(0, 2)))
+        _run(model, part_of(x, slice(0, 2)))
     return reasons | {name: _NEVER for name in names if name not in reasons}
 
 
@@ -53,7 +55,7 @@ def columns(model: keras.Model, name: str, x: Any, batch_size: int) -> Iterator[
     repeats = 1.0
     if kind_of(layer) in _CONVOLUTIONS:
         repeats = math.prod(layer.kernel_size) / math.prod(layer.strides)
-    for begin in range(0, _length(x), batch_size):
+    for inputs, _, _ in batches_of(x, None, batch_size):
         read: list[np.ndarray] = []
 
         def note(layer: Any, value: Any) -> None:
@@ -62,7 +64,7 @@ def columns(model: keras.Model, name: str, x: Any, batch_size: int) -> Iterator[
                 raise _LastCallSeen
 
         with _watched(layer, note), contextlib.suppress(_LastCallSeen):
-            _run(model, _part(x, slice(begin, begin + batch_size)))
+            _run(model, inputs)
         calls = calls or len(read)
         while read:
             for portion in portions(read.pop(0), repeats):
@@ -96,44 +98,14 @@ def _watched(layer: Any, note: Callable[[Any, Any], None]) -> Iterator[None]:
             layer.__dict__["call"] = before
 
 
-def _run(model: keras.Model, part: Any) -> None:
+def _run(model: keras.Model, x: Any) -> None:
     """One forward pass in inference mode, of Python code only: a traced function would not call the layer."""
     eager = tf.config.functions_run_eagerly()
     try:
         tf.config.run_functions_eagerly(True)
-        if isinstance(part, Mapping):
-            part = {name: channels_last(np.asarray(array)) for name, array in part.items()}
-        elif isinstance(part, (tuple, list)):
-            part = [channels_last(np.asarray(array)) for array in part]
-        else:
-            part = channels_last(np.asarray(part))
-        _call(model, part)
+        run(model, as_inputs(model, x), training=False)
     finally:
         tf.config.run_functions_eagerly(eager)
-
-
-def _call(model: keras.Model, part: Any) -> None:
-    """Inputs that a functional model knows by name go in as one; a class of one's own may take them apart."""
-    functional = isinstance(model, (keras.Sequential, keras.src.models.functional.Functional))
-    if isinstance(part, Mapping) and not functional:
-        model(**part, training=False)
-    elif isinstance(part, list) and not functional:
-        model(*part, training=False)
-    else:
-        model(part, training=False)
-
-
-def _part(x: Any, where: slice) -> Any:
-    """The examples `where` of an array, of each in a tuple or of each in a dictionary."""
-    if isinstance(x, Mapping):
-        return {name: array[where] for name, array in x.items()}
-    return tuple(array[where] for array in x) if isinstance(x, (tuple, list)) else x[where]
-
-
-def _length(x: Any) -> int:
-    if isinstance(x, Mapping):
-        return len(next(iter(x.values())))
-    return len(x[0] if isinstance(x, (tuple, list)) else x)
 
 
 # ---------------------------------------------------------------- layers

@@ -12,7 +12,7 @@ from keras import layers
 
 from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import from_canonical, to_canonical
-from nnopt_lib.backends.keras.inputs import as_inputs
+from nnopt_lib.backends.keras.inputs import as_inputs, run
 from nnopt_lib.backends.keras.masks import variables_of
 from nnopt_lib.checks import refuse
 from nnopt_lib.pruning.examples import (
@@ -22,7 +22,6 @@ from nnopt_lib.pruning.examples import (
     check_labels,
     class_axis,
     part_of,
-    refuse_to_run,
 )
 from nnopt_lib.pruning.paths import first_usable, is_removed
 
@@ -72,10 +71,7 @@ class _Asked:
     def outputs(self, x: Any, scope: Any = None) -> Any:
         """What the model gives; statistics, seeds and states that layers assign do not stay."""
         with scope or keras.StatelessScope():
-            try:
-                return self.model(x, training=self.training)
-            except Exception as error:
-                refuse_to_run(repr(self.model.name), error)
+            return run(self.model, x, training=self.training)
 
     def tensor(self, x: Any, scope: Any = None) -> Any:
         """The one tensor of outputs."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnopt_lib.backends.keras import keras, tf
 from nnopt_lib.backends.keras.build import channels_last
+from nnopt_lib.pruning.examples import refuse_to_run
 
 
 def as_inputs(model: keras.Model, x: Any) -> Any:
@@ -24,6 +25,22 @@ def as_inputs(model: keras.Model, x: Any) -> Any:
         expected = shapes if len(shapes) == len(x) else [None] * len(x)
         return [_tensor(array, shape) for array, shape in zip(x, expected, strict=True)]
     return _tensor(x, shapes[0] if len(shapes) == 1 else None)
+
+
+def run(model: keras.Model, inputs: Any, *, training: bool) -> Any:
+    """What the model gives; refused where it does not run on these inputs.
+
+    Inputs that a functional model knows by name go in as one; a class of one's own takes arguments.
+    """
+    functional = isinstance(model, (keras.Sequential, keras.src.models.functional.Functional))
+    try:
+        if isinstance(inputs, Mapping) and not functional:
+            return model(**inputs, training=training)
+        if isinstance(inputs, list) and not functional:
+            return model(*inputs, training=training)
+        return model(inputs, training=training)
+    except Exception as error:
+        refuse_to_run(repr(model.name), error)
 
 
 def _tensor(value: Any, shape: Sequence[int | None] | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from torch import nn
 
 from nnopt_lib.backends.torch.build import _unwrapped, canonical_tensors, tree
 from nnopt_lib.backends.torch.fit import inference
+from nnopt_lib.backends.torch.inputs import run
 from nnopt_lib.pruning.columns import columns as cut
 from nnopt_lib.pruning.columns import portions
+from nnopt_lib.pruning.examples import batches_of, part_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PROJECTIONS = {"q_proj_weight": 0, "k_proj_weight": 1, "v_proj_weight": 2}
@@ -51,7 +53,7 @@ def readable(model: nn.Module, names: Sequence[str], x: Any) -> dict[str, str | 
                 for hook in look(name, owner, part):
                     stack.callback(hook.remove)
         # Two examples: with one, a squeeze() in the model may take the batch away.
-        _run(model, _part(x, slice(0, 2)))
+        _run(model, part_of(x, slice(0, 2)))
     kinds = nn.modules.linear.NonDynamicallyQuantizableLinear
     never = {
         name: _INSIDE if any(isinstance(owner, kinds) for owner, _ in owners[name]) else _NEVER
@@ -67,7 +69,7 @@ def columns(model: nn.Module, name: str, x: Any, batch_size: int) -> Iterator[np
     The forward pass ends with the layer's last call; how many there are, the first batch tells.
     """
     owners, calls = _owners(model, [name])[name], 0
-    for begin in range(0, _length(x), batch_size):
+    for inputs, _, _ in batches_of(x, None, batch_size):
         read: list[tuple[nn.Module, np.ndarray]] = []
 
         def note(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -82,7 +84,7 @@ def columns(model: nn.Module, name: str, x: Any, batch_size: int) -> Iterator[np
             for owner, _ in owners:
                 stack.callback(owner.register_forward_pre_hook(note, with_kwargs=True).remove)
             stack.enter_context(contextlib.suppress(_LastCallSeen))
-            _run(model, _part(x, slice(begin, begin + batch_size)))
+            _run(model, inputs)
         calls = calls or len(read)
         while read:
             yield from _portions(*read.pop(0))
@@ -103,38 +105,17 @@ def _owners(model: nn.Module, names: Sequence[str]) -> dict[str, list[tuple[nn.M
 # ---------------------------------------------------------------- running
 
 
-def _run(model: nn.Module, part: Any) -> None:
+def _run(model: nn.Module, x: Any) -> None:
     """One forward pass in evaluation mode, of Python code only, since compiled code passes hooks by."""
     model = _unwrapped(model)
-    first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-
-    def ready(array: Any) -> torch.Tensor:
-        tensor = torch.as_tensor(np.array(array))  # a copy: a model may work in place
-        return tensor.to(first.device, first.dtype if tensor.is_floating_point() else None)
-
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     fast = torch.backends.mha.get_fastpath_enabled()  # of transformer layers; it calls none of their parts
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with inference(model), torch.compiler.set_stance("force_eager"):
-            if isinstance(part, Mapping):
-                model(**{name: ready(array) for name, array in part.items()})
-            else:
-                model(*map(ready, part if isinstance(part, (tuple, list)) else [part]))
+            run(model, x, like)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _part(x: Any, where: slice) -> Any:
-    """The examples `where` of an array, of each in a tuple or of each in a dictionary."""
-    if isinstance(x, Mapping):
-        return {name: array[where] for name, array in x.items()}
-    return tuple(array[where] for array in x) if isinstance(x, (tuple, list)) else x[where]
-
-
-def _length(x: Any) -> int:
-    if isinstance(x, Mapping):
-        return len(next(iter(x.values())))
-    return len(x[0] if isinstance(x, (tuple, list)) else x)
 
 
 # ---------------------------------------------------------------- layers

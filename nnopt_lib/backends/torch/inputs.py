@@ -13,9 +13,10 @@ from nnopt_lib.pruning.examples import arrays_of, refuse_to_run
 
 
 def like_model(value: Any, like: torch.Tensor) -> torch.Tensor:
-    """An array or tensor where the model is; numbers with a point in the type of its weights."""
-    tensor = torch.as_tensor(value).to(like.device)
-    return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
+    """A copy of an array or tensor where the model is; numbers with a point in the type of its weights."""
+    tensor = torch.as_tensor(value)
+    # A copy, since a model may work in place.
+    return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None, copy=True)
 
 
 def run(model: nn.Module, x: Any, like: torch.Tensor) -> Any:

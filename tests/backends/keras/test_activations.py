@@ -2,6 +2,8 @@
 
 import pytest
 
+from nnopt_lib.checks import NnoptError
+
 pytestmark = pytest.mark.keras
 
 import numpy as np  # noqa: E402
@@ -213,7 +215,7 @@ def test_an_error_or_an_end_in_between_leaves_the_layers_as_they_were():
         lambda: readable(model, ["first/kernel", "last/kernel"], x),
         lambda: list(columns(model, "last/kernel", x, 2)),
     ):
-        with pytest.raises(RuntimeError, match="inside"):
+        with pytest.raises(NnoptError, match="must run on the examples x; received RuntimeError: .*inside"):
             read_it()
         assert not any(calls_of(model)) and not tf.config.functions_run_eagerly()
     begun = columns(keras.Model(inputs, first(inputs)), "first/kernel", x, 2)
