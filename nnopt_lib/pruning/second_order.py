@@ -114,8 +114,9 @@ def prune_one_shot(
         scope: ``"global"`` (the default) or ``"layer"``; methods by layer give each layer the same sparsity.
         loss: ``"cross_entropy"``, ``"mse"``, or, for woodfisher, a function as in `saliency`.
         dampening: what is added to the diagonal of what is inverted: for obs and woodfisher a number, 1e-5
-            by default; for obc and sparsegpt a share of its mean, 0.01 by default. Above 0; for all but
-            woodfisher it may be 0 where the examples span all directions.
+            by default, where 1e-3 is steadier if about as few weights are kept as there are examples; for obc
+            and sparsegpt a share of its mean, 0.01 by default. It may be 0, but for woodfisher, where the
+            examples span all directions.
         block_size: for woodfisher how many weights of a layer have their curvature taken together, by default
             all of it, or ``"network"`` for all weights together, which takes no more memory; for sparsegpt
             from how many columns weights are chosen together, 128 by default.
