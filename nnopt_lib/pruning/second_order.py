@@ -8,6 +8,8 @@ teaches them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -101,29 +103,26 @@ def prune_one_shot(
 
     Parameters:
         model: any torch module that runs, or built Keras 3 model; read in evaluation mode.
-        x: examples of the training data, canonical (channels first): an array, or a tuple or dict of arrays
-            for a model of several arguments. Some hundred show much already.
+        x: examples of the training data, as `saliency` takes them. Some hundred show much already.
         y: a label for each, where the loss needs one; methods by layer do without.
-        method: by the curvature of the loss ``"obd"`` (diagonal, no update; LeCun et al. 1989), ``"obs"``
-            (whole inverse, at most 5,000 weights; Hassibi & Stork 1993) or ``"woodfisher"`` (empirical
-            Fisher matrix; Singh & Alistarh 2020). Layer by layer, so that the layer's outputs change least,
-            ``"obc"`` (greedy; Frantar & Alistarh 2022), ``"sparsegpt"`` (fixed order; 2023) or ``"wanda"``
-            (scores, no update; Sun et al. 2024). `curvature` and `layerwise` say what each does.
-        sparsity, granularity, names, skip, previous: as in `prune`. Wanda removes ``round(sparsity * d)`` of
-            the d weights of each output. What `previous` removed is set to 0 first.
-        scope: ``"global"`` (the default) or ``"layer"``; methods by layer give each layer the same sparsity.
+        method: by the curvature of the loss ``"obd"`` (diagonal, no update), ``"obs"`` (whole inverse, at
+            most 5,000 weights) or ``"woodfisher"`` (empirical Fisher matrix); so that each layer's outputs
+            change least ``"obc"`` (greedy), ``"sparsegpt"`` (fixed order) or ``"wanda"`` (no update).
+            `curvature` and `layerwise` name the sources.
+        sparsity, granularity, names, skip, previous: as in `prune`; wanda counts by outputs. What `previous`
+            removed is set to 0 first.
+        scope: ``"global"`` (the default) or ``"layer"``; methods by layer give all layers one sparsity.
         loss: ``"cross_entropy"``, ``"mse"``, or, for woodfisher, a function as in `saliency`.
-        dampening: what is added to the diagonal of what is inverted: for obs and woodfisher a number, 1e-5
-            by default; for obc and sparsegpt a share of its mean, 0.01 by default. Above 0; for all but
-            woodfisher it may be 0 where the examples span all directions.
+        dampening: added to the diagonal of what is inverted: for obs and woodfisher a number, by default
+            1e-5; 1e-3 is steadier where about as few weights are kept as there are examples. For obc and
+            sparsegpt a share of its mean, by default 0.01. It may be 0, but for woodfisher, if examples span.
         block_size: for woodfisher how many weights of a layer have their curvature taken together, by default
-            all of it, or ``"network"`` for all weights together, which takes no more memory; for sparsegpt
-            from how many columns weights are chosen together, 128 by default.
-        batch_size: examples in memory at a time, for methods by layer.
+            all, or ``"network"`` for all layers' together; for sparsegpt from how many columns weights are
+            chosen together, by default 128. batch_size: examples in memory at a time, for methods by layer.
 
-    Returns `OneShotMasks`, for `hold` and all else that takes masks. Errors, after which the model is as it
-    was: labels missing; an option of another method; dampening that is negative; examples that do not span
-    what is inverted; too many weights for obs; gradients that are not finite; those of `prune`.
+    Returns `OneShotMasks`, for all that takes masks. Errors, after which the model is as it was: labels
+    missing; an option of another method; examples that do not span what is inverted; more than 5,000 weights
+    for obs; gradients that are not finite; those of `prune`.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -131,61 +130,109 @@ def prune_one_shot(
         >>> prune_one_shot(model, digits.x_train[:100], method="obc", sparsity=0.5)
         OneShotMasks(sparsity 0.5: 296 of 592 weights removed, 2 arrays)
     """
-    dampening = _checked_options(method, scope, dampening, block_size)
+    options = _checked_options(method, scope, dampening, block_size)
     check_int("batch_size", batch_size, at_least=1)
     _check_data(method, x, y, loss)
     names, previous = _ranked(model, names, previous)
-    whole: dict[str, str] = {}
+    request = _Request(model, names, previous, sparsity, skip, scope or "global", granularity)
     if method in LAYER_BY_LAYER:
-        names, whole = readable(model, names, x)
-        previous = None if previous is None else Masks({name: previous[name] for name in names})
-        scope = "layer" if granularity == "weight" else None
-    shapes = {name: np.shape(_weights_of(model, [name])[name]) for name in names}
-    kind = {"scope": scope or "global", "allocation": "uniform", "granularity": granularity}
+        return _by_layer(request, x, method, options, batch_size)
+    return _by_curvature(request, x, y, loss, method, **options)
 
-    def choose(scores: Mapping[str, np.ndarray]) -> Masks:
-        every = {name: scores.get(name, np.zeros(shape)) for name, shape in shapes.items()}
-        return _weight_masks(every, sparsity, skip, previous, kind)
 
-    # Masks by no scores: their counts are what is asked for, and what is wrong is refused before any work.
-    asked = choose({})
+def _by_curvature(request: _Request, x: Any, y: Any, loss: Loss, method: str, **options: Any) -> OneShotMasks:
+    """All weights together, by the curvature of the loss."""
+    model, asked = request.model, request.masks()
     if method == "obs":
-        check_size(asked, previous)
-    with _restored_on_error(model, list(asked)):
-        if previous is not None:
-            mask_backend_of(model).apply(model, {name: previous[name] for name in asked})
-        if method in LAYER_BY_LAYER:
-            options: dict[str, Any] = {"dampening": dampening} if method in DAMPENING else {}
-            options |= {"block": block_size} if block_size else {}
-            arrays, errors = prune_by_layer(
-                *(model, x, asked, previous, method),
-                n_m=_n_and_m(granularity),
-                shares=_shares(asked, sparsity),
-                options=options,
-                batch_size=batch_size,
-            )
-            return OneShotMasks.made(arrays, errors=errors, whole=whole)
-        flat = Flat.of(model, asked, previous)
+        check_size(asked, request.previous)
+    with request.at_work(asked):
+        flat = Flat.of(model, asked, request.previous)
         if method == "obd":
-            masks, new, predicted = obd(model, flat, x, loss, choose)
+            masks, new, predicted = obd(model, flat, x, loss, request.masks)
         elif method == "obs":
-            by_layer = scope == "layer" or isinstance(sparsity, Mapping)
-            groups = groups_of(asked, by_layer, _n_and_m(granularity))
-            masks, new, predicted = obs(model, flat, x, loss, asked, groups, dampening)
+            masks, new, predicted = obs(model, flat, x, loss, asked, request.groups(asked), **options)
         else:
-            masks, new, predicted = woodfisher(model, flat, x, y, loss, choose, dampening, block_size)
+            masks, new, predicted = woodfisher(model, flat, x, y, loss, request.masks, **options)
         write(model, flat.split(new))
         mask_backend_of(model).apply(model, masks)
-        return OneShotMasks.made(masks, predicted=predicted)
+    return OneShotMasks.made(masks, predicted=predicted)
+
+
+def _by_layer(
+    request: _Request, x: Any, method: str, options: dict[str, Any], batch_size: int
+) -> OneShotMasks:
+    """One layer after the other, by what it reads."""
+    names, whole = readable(request.model, request.names, x)
+    previous = request.previous and Masks({name: request.previous[name] for name in names})
+    scope = "layer" if request.n_m is None else "global"  # runs of n:m are by themselves in any case
+    request = dataclasses.replace(request, names=names, previous=previous, scope=scope)
+    asked = request.masks()
+    with request.at_work(asked):
+        arrays, errors = prune_by_layer(
+            *(request.model, x, asked, previous, method),
+            n_m=request.n_m,
+            shares=request.shares(asked),
+            options=options,
+            batch_size=batch_size,
+        )
+    return OneShotMasks.made(arrays, errors=errors, whole=whole)
 
 
 # ------------------------------------------------------------------ what is asked for
 
 
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """How much of which weights is to go, and what went before."""
+
+    model: Any
+    names: list[str]
+    previous: Masks | None
+    sparsity: Any
+    skip: Sequence[str]
+    scope: str
+    granularity: str
+
+    @functools.cached_property
+    def n_m(self) -> tuple[int, int] | None:
+        return _n_and_m(self.granularity)
+
+    def masks(self, costs: Mapping[str, np.ndarray] = MappingProxyType({})) -> Masks:
+        """Masks by costs. By none their counts are what is asked for, and what is wrong is refused."""
+        weights = _weights_of(self.model, self.names)
+        every = {name: costs.get(name, np.zeros(np.shape(weights[name]))) for name in self.names}
+        kind = {"scope": self.scope, "allocation": "uniform", "granularity": self.granularity}
+        return _weight_masks(every, self.sparsity, self.skip, self.previous, kind)
+
+    def groups(self, asked: Masks) -> np.ndarray:
+        """For each weight the number of the group of which a fixed number goes."""
+        return groups_of(asked, self.scope == "layer" or isinstance(self.sparsity, Mapping), self.n_m)
+
+    def shares(self, asked: Masks) -> dict[str, float]:
+        """The sparsity of each layer to prune; none for n:m."""
+        if self.n_m or not isinstance(self.sparsity, Mapping):
+            return {} if self.n_m else dict.fromkeys(asked, float(self.sparsity))
+        fractions = fractions_of(self.sparsity, [layer_of(name) for name in self.names])
+        return {name: fractions[layer_of(name)] for name in asked}
+
+    @contextlib.contextmanager
+    def at_work(self, asked: Masks) -> Iterator[None]:
+        """The model with what went before at 0; whatever goes wrong, its weights are then what they were."""
+        weights = _weights_of(self.model, list(asked))
+        before = {name: np.array(weights[name]) for name in asked}
+        try:
+            if self.previous is not None:
+                mask_backend_of(self.model).apply(self.model, {name: self.previous[name] for name in asked})
+            yield
+        except BaseException:
+            write(self.model, before)
+            raise
+
+
 def _checked_options(
     method: str, scope: str | None, dampening: float | None, block_size: int | str | None
-) -> float:
-    """The dampening to use; options that the method does not have are refused."""
+) -> dict[str, Any]:
+    """The method's own options; those that it does not have are refused."""
     check_choice("method", method, METHODS)
     if scope is not None:
         check_choice("scope", scope, SCOPES)
@@ -196,11 +243,13 @@ def _checked_options(
             refuse(f"{what} belongs to methods {', '.join(methods)}", f"method={method!r}", "Leave it out.")
     if block_size is not None and not (method == "woodfisher" and block_size == NETWORK):
         check_int("block_size", block_size, at_least=1)
-    if dampening is None:
-        return DAMPENING.get(method, 0.0)
-    if method == "woodfisher":
-        return check_number("dampening", dampening, above=0)
-    return check_number("dampening", dampening, at_least=0)
+    options: dict[str, Any] = {"block_size": block_size} if method == "woodfisher" else {}
+    options |= {"block": block_size} if method == "sparsegpt" and block_size else {}
+    if method in DAMPENING:
+        value = DAMPENING[method] if dampening is None else dampening
+        bound = {"above": 0} if method == "woodfisher" else {"at_least": 0}
+        options["dampening"] = check_number("dampening", value, **bound)
+    return options
 
 
 def _check_data(method: str, x: Any, y: Any, loss: Loss) -> None:
@@ -238,24 +287,3 @@ def _ranked(
     if previous is not None:
         check_match(previous, {name: np.shape(weights[name]) for name in names})
     return list(names), previous
-
-
-def _shares(asked: Masks, sparsity: Any) -> dict[str, float]:
-    """The sparsity of each layer to prune, for wanda, which counts by outputs; none for n:m."""
-    if sparsity is None:
-        return {}
-    if not isinstance(sparsity, Mapping):
-        return dict.fromkeys(asked, float(sparsity))
-    fractions = fractions_of(sparsity, [layer_of(name) for name in asked])
-    return {name: fractions[layer_of(name)] for name in asked}
-
-
-@contextlib.contextmanager
-def _restored_on_error(model: Any, names: Sequence[str]) -> Iterator[None]:
-    """Whatever goes wrong, the named weights are then what they were."""
-    before = {name: np.array(_weights_of(model, [name])[name]) for name in names}
-    try:
-        yield
-    except BaseException:
-        write(model, before)
-        raise
