@@ -49,8 +49,8 @@ def save_figure(name: str, rows: Rows, kind: str, *, alt: str, rests_on: Any = N
     Parameters:
         name: begins with its chapter, as in ``"01-held-out"``.
         rows: dictionaries of plain values; every mark is drawn from them, nothing else.
-        kind: ``"intervals"``, ``"curves"``, ``"pairs"``, ``"bars"``, ``"images"``, ``"roofline"`` or
-            ``"graph"``.
+        kind: ``"intervals"``, ``"curves"``, ``"pairs"``, ``"bars"``, ``"images"``, ``"roofline"``,
+            ``"graph"`` or ``"contours"``.
         options: of the kind, as its function in `nnopt_lib.results.plots` names them, and for small
             multiples, broken axes and grids of images those of `nnopt_lib.results.layout`.
         alt: what the picture shows, for readers who do not see it. No numbers that change with the rows.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnopt_lib.checks import check_choice, refuse
+from nnopt_lib.results.contours import contours
 from nnopt_lib.results.style import (
     COLORS,
     HATCHES,
@@ -340,4 +341,5 @@ KINDS: dict[str, Callable[..., None]] = {
     "images": _images,
     "roofline": _roofline,
     "graph": _graph,
+    "contours": contours,
 }

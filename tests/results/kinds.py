@@ -22,6 +22,11 @@ GRAPH += [
     {"kind": "edge", "source": source, "target": target}
     for source, target in (("stem", "side"), ("side", "sum"), ("stem", "sum"), ("sum", "head"))
 ]
+CONTOURS = [
+    {"kind": "level", "x": [0.0, 1.0, 0.0, -1.0, 0.0], "y": [-1.0, 0.0, 1.0, 0.0, -1.0]},
+    {"kind": "step", "label": "along the axis", "x": [0.5, 0.0], "y": [0.5, 0.5]},
+    {"kind": "step", "label": "down the valley", "x": [0.5, 0.0, 0.0], "y": [0.5, 0.5, 0.9]},
+]
 KINDS = {
     "intervals": (INTERVALS, {"x_label": "accuracy", "mark": "printed", "mark_label": "printed"}),
     "curves": (
@@ -56,4 +61,5 @@ KINDS = {
     ),
     "roofline": (ROOFLINE, {}),
     "graph": (GRAPH, {}),
+    "contours": (CONTOURS, {"x_label": "w1", "y_label": "w2"}),
 }

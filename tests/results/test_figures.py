@@ -365,7 +365,7 @@ def test_an_out_folder_that_is_a_file_leaves_the_file_as_it_was(paper, tmp_path)
         ),
         (
             lambda: figures.save_figure("01-demo", CURVES, "curve", alt="A."),
-            "kind must be one of intervals, curves, bars, pairs, images, roofline, graph; received 'curve'. Did you mean 'curves'?",
+            "kind must be one of intervals, curves, bars, pairs, images, roofline, graph, contours; received 'curve'. Did you mean 'curves'?",
         ),
         (
             lambda: figures.save_figure("01-demo", [], "roofline", alt="A."),
