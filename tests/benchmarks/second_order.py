@@ -1,7 +1,7 @@
 """Pruning with curvature at the size of a transformer's layer: seconds and peak memory, against bars.
 
 `sparsegpt` and `wanda` on weights (3072, 768) and (768, 3072) with 4,096 calibration rows; beside them, what
-the dense inverse alone takes. Results are checked first: exact counts, zeros, and an error no larger than
+the dense inverse alone takes. Then `woodfisher` on the 266,200 weights of LeNet-300-100, in blocks. Results are checked first: exact counts, zeros, and an error no larger than
 that of the mask alone. Every measurement is a process of its own, whose memory includes Python and libraries.
 """
 
@@ -27,6 +27,8 @@ from nnopt_lib.pruning import layerwise
 ROWS, SPARSITY = 4096, 0.5
 SHAPES = ((3072, 768), (768, 3072))
 BAR_SECONDS, BAR_BYTES = 30.0, 1e9
+WOODFISHER = ((100, 2000), (400, 2000), (400, 0))  # examples, weights in a block (0: a layer's)
+WOODFISHER_BAR_SECONDS = 120.0
 
 
 def layer(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +88,31 @@ def inverse(shape: tuple[int, int]) -> dict[str, float]:
     return {"H": 0.0, "seconds": seconds, "bytes": peak, "error": float("nan")}
 
 
+def woodfisher(shape: tuple[int, int]) -> dict[str, float]:
+    """Seconds and peak memory of WoodFisher on a network with its gradients, which are made within the time."""
+    import nnopt_lib as nnopt
+
+    examples, block = shape
+    random = np.random.default_rng(0)
+    x, y = random.random((examples, 784), np.float32), random.integers(0, 10, examples)
+    model = nnopt.build(nnopt.lenet_300_100())
+    begin = time.perf_counter()
+    masks = nnopt.prune_one_shot(model, x, y, method="woodfisher", sparsity=0.9, block_size=block or None)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert masks.size == 266_200 and masks.removed == round(0.9 * masks.size)
+    for name, value in nnopt.get_weights(model).items():
+        assert np.isfinite(value).all() and (name not in masks or not value[~masks[name]].any())
+    return {"seconds": seconds, "bytes": peak}
+
+
 JOBS: dict[str, Callable[..., dict[str, float]]] = {
     "sparsegpt": lambda shape: pruned("sparsegpt", shape),
     "wanda": lambda shape: pruned("wanda", shape),
     "dense inverse alone": inverse,
+    "woodfisher": woodfisher,
 }
+LAYER_JOBS = [job for job in JOBS if job != "woodfisher"]
 
 
 def measured(job: str, shape: tuple[int, int]) -> dict[str, float]:
@@ -112,7 +134,7 @@ def main() -> None:
     print(f"{'weights':>14} {'':>20} {'seconds':>8} {'of them H':>10} {'peak':>8} {'relative error':>15}")
     missed = []
     for shape in SHAPES:
-        for job in JOBS:
+        for job in LAYER_JOBS:
             row = measured(job, shape)
             print(
                 f"{shape!s:>14} {job:>20} {row['seconds']:>8.1f} {row['H']:>10.1f} {row['bytes'] / 1e6:>5.0f} MB"
@@ -120,8 +142,16 @@ def main() -> None:
             )
             if job != "dense inverse alone" and (row["seconds"] > BAR_SECONDS or row["bytes"] > BAR_BYTES):
                 missed.append(f"{job} on {shape}")
+    for examples, block in WOODFISHER:
+        row = measured("woodfisher", (examples, block))
+        print(
+            f"woodfisher, 266,200 weights, {examples} examples, blocks of {block or 'a layer'}: "
+            f"{row['seconds']:.1f} s, {row['bytes'] / 1e6:.0f} MB with PyTorch (bar {WOODFISHER_BAR_SECONDS:g} s)"
+        )
+        if row["seconds"] > WOODFISHER_BAR_SECONDS:
+            missed.append(f"woodfisher with {examples} examples")
     if missed:
-        sys.exit(f"above {BAR_SECONDS:g} s or {BAR_BYTES / 1e9:g} GB: {', '.join(missed)}")
+        sys.exit(f"above the bar: {', '.join(missed)}")
 
 
 if __name__ == "__main__":
