@@ -111,6 +111,15 @@ def test_what_does_not_span_is_refused_unless_dampened(flat):
     assert np.isfinite(curved.inverse(matrix, 1e-5)).all()
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_two_inputs_that_are_one_are_refused_though_rounding_may_hide_it(seed):
+    rows = np.random.default_rng(seed).normal(size=(20, 6))
+    rows[:, 4] = 3 * rows[:, 1]
+    with pytest.raises(NnoptError) as error:
+        curved.inverse(rows.T @ rows / 20, 0.0)
+    assert "must span all weights" in str(error.value)
+
+
 # ------------------------------------------------------------------ surgery
 
 
