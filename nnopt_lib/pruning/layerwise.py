@@ -132,7 +132,7 @@ def greedy(
             costs.append(scores[q])
             w -= w[q] / root * v
             diagonal -= v * v
-            diagonal[q], w[q], here[q] = 1.0, 0.0, False
+            here[q] = False
             # Rounding may not make a column of an ill-conditioned inverse explained by more than itself.
             np.maximum(diagonal, np.finfo(float).tiny, out=diagonal)
             room[runs[left[q]]] -= 1

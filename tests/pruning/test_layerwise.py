@@ -303,6 +303,8 @@ def test_it_goes_on_from_earlier_masks():
     keep[0, 4] = keep[1, 2] = False
     mask, _ = wanda(W, np.eye(5), sparsity=0.4, keep=keep)
     np.testing.assert_array_equal(mask, [[False, True, True, True, False], [False, True, False, True, True]])
+    mask, _ = wanda(np.array([[3.0, 0]]), np.eye(2), sparsity=0.5, keep=np.array([[False, True]]))
+    np.testing.assert_array_equal(mask, [[False, True]])  # though the other weight would cost nothing
     keep[0, 3] = False
     with pytest.raises(NnoptError) as error:
         wanda(W, np.eye(5), sparsity=0.2, keep=keep, name="dense_1/kernel")
