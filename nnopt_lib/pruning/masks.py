@@ -222,7 +222,7 @@ def make_masks(
     """
     check_choice("scope", scope, SCOPES)
     check_choice("allocation", allocation, ALLOCATIONS)
-    pattern = _n_and_m(granularity)
+    pattern = n_and_m(granularity)
     shapes = _shapes(scores)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if previous is not None:
@@ -276,7 +276,7 @@ def _selected(
     return Selection(scores, names, previous).masks(count - gone)
 
 
-def _n_and_m(granularity: str) -> tuple[int, int] | None:
+def n_and_m(granularity: str) -> tuple[int, int] | None:
     """(2, 4) of ``"2:4"``; None for ``"weight"``."""
     if granularity == "weight":
         return None

@@ -115,7 +115,7 @@ def prune(
     if check_int("rounds", rounds, at_least=1) > 1:
         return _in_rounds(model, rounds, sparsity, score, names, skip, previous, seed, data, kind)
     scores = _weight_scores(model, score, names, previous, seed, data)
-    masks = _weight_masks(scores, sparsity, skip, previous, kind)
+    masks = masks_for(scores, sparsity, skip, previous, kind)
     mask_backend_of(model).apply(model, masks)
     return masks
 
@@ -145,7 +145,7 @@ def _in_rounds(
     try:
         for target in exponential(final, rounds, min(initial, final)):
             scores = _weight_scores(model, score, names, masks, seed, data)
-            masks = _weight_masks(scores, target, skip, masks, kind)
+            masks = masks_for(scores, target, skip, masks, kind)
             backend.apply(model, masks)
     except BaseException:
         backend_of(model).set_weights(model, {**backend_of(model).get_weights(model), **before})
@@ -154,7 +154,7 @@ def _in_rounds(
     return masks
 
 
-def _weight_masks(
+def masks_for(
     scores: Mapping[str, np.ndarray],
     sparsity: float | Mapping[str, float] | None,
     skip: Sequence[str],
@@ -201,7 +201,7 @@ def _weight_scores(
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
     elif not names:
         refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
-    weights = _weights_of(model, names)
+    weights = weights_of(model, names)
     if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
         return {name: score[name] for name in weights}
@@ -231,7 +231,7 @@ def _prune_nodes(
     return masks
 
 
-def _weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+def weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     """The weights of these names; an unknown one is refused with the nearest there is."""
     weights = mask_backend_of(model).weights(model, names)
     for name in names:

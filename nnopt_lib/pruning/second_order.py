@@ -21,9 +21,9 @@ from nnopt_lib.frameworks import mask_backend_of
 from nnopt_lib.pruning.curvature import NETWORK
 from nnopt_lib.pruning.examples import Loss, check_examples, check_loss
 from nnopt_lib.pruning.layer_by_layer import prune_by_layer, readable, write
-from nnopt_lib.pruning.masks import SCOPES, Masks, _n_and_m
+from nnopt_lib.pruning.masks import SCOPES, Masks, n_and_m
 from nnopt_lib.pruning.patterns import fractions_of
-from nnopt_lib.pruning.prune import _weight_masks, _weights_of, fitted, prunable
+from nnopt_lib.pruning.prune import fitted, masks_for, prunable, weights_of
 from nnopt_lib.pruning.whole_network import Flat, check_size, groups_of, obd, obs, woodfisher
 from nnopt_lib.structure.reading import layer_of
 from nnopt_lib.structure.weights import check_match
@@ -195,14 +195,14 @@ class _Request:
 
     @functools.cached_property
     def n_m(self) -> tuple[int, int] | None:
-        return _n_and_m(self.granularity)
+        return n_and_m(self.granularity)
 
     def masks(self, costs: Mapping[str, np.ndarray] = MappingProxyType({})) -> Masks:
         """Masks by costs. By none their counts are what is asked for, and what is wrong is refused."""
-        weights = _weights_of(self.model, self.names)
+        weights = weights_of(self.model, self.names)
         every = {name: costs.get(name, np.zeros(np.shape(weights[name]))) for name in self.names}
         kind = {"scope": self.scope, "allocation": "uniform", "granularity": self.granularity}
-        return _weight_masks(every, self.sparsity, self.skip, self.previous, kind)
+        return masks_for(every, self.sparsity, self.skip, self.previous, kind)
 
     def groups(self, asked: Masks) -> np.ndarray:
         """For each weight the number of the group of which a fixed number goes."""
@@ -218,7 +218,7 @@ class _Request:
     @contextlib.contextmanager
     def at_work(self, asked: Masks) -> Iterator[None]:
         """The model with what went before at 0; whatever goes wrong, its weights are then what they were."""
-        weights = _weights_of(self.model, list(asked))
+        weights = weights_of(self.model, list(asked))
         before = {name: np.array(weights[name]) for name in asked}
         try:
             if self.previous is not None:
@@ -283,7 +283,7 @@ def _ranked(
             refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
     elif not names:
         refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
-    weights = _weights_of(model, names)
+    weights = weights_of(model, names)
     if previous is not None:
         check_match(previous, {name: np.shape(weights[name]) for name in names})
     return list(names), previous

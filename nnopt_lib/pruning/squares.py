@@ -98,7 +98,7 @@ def _gone(keep: np.ndarray, dead: np.ndarray, count: int, name: str) -> tuple[np
         )
     free = np.flatnonzero(keep & dead)
     free = free[max(len(free) - left, 0) :]
-    gone.reshape(-1)[free] = True
+    gone.flat[free] = True  # whatever the order in memory
     return gone, left - len(free)
 
 

@@ -366,3 +366,12 @@ def test_a_block_needs_a_column_and_wanda_a_sparsity():
     with pytest.raises(NnoptError) as error:
         wanda(np.ones((2, 4)), np.eye(4))
     assert str(error.value) == "sparsity must be at least 0 and below 1; received None."
+
+
+def test_dead_inputs_leave_whatever_the_order_of_the_masks_in_memory():
+    random = np.random.default_rng(0)
+    W, keep = random.normal(size=(4, 6)), random.random((4, 6)) > 0.3
+    H = np.diag([1.0, 2.0, 0.0, 3.0, 0.0, 1.0])
+    for method in (obc, sparsegpt):
+        masks = [method(W, H, count=14, keep=np.array(keep, order=order))[0] for order in "CF"]
+        assert (masks[0] == masks[1]).all() and (~masks[0]).sum() == 14
