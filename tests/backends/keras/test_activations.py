@@ -61,7 +61,8 @@ def convolutions(draw):
         "use_bias": False,
     }
     groups = 1 if rank == 3 or max(dilation) > 1 else draw(st.integers(1, 3))
-    inputs = groups * draw(st.integers(1, 2))
+    # TensorFlow 2.21's conv3d with oneDNN reads past one input channel under strides (others agree with ours).
+    inputs = groups * draw(st.integers(1, 2)) if rank < 3 else draw(st.integers(2, 4))
     if depthwise:
         kind = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)[rank - 1]
         options["depth_multiplier"] = draw(st.integers(1, 3))
