@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_choice, check_fraction, check_int, nearest, refuse
+from nnopt_lib.checks import check_choice, check_fraction, check_int, refuse
 from nnopt_lib.frameworks import backend_of, mask_backend_of
 from nnopt_lib.pruning.examples import Loss
 from nnopt_lib.pruning.importance import DATA_SCORES, importance
 from nnopt_lib.pruning.masks import SCOPES, Masks, make_masks
+from nnopt_lib.pruning.names import ranked_weights
 from nnopt_lib.pruning.node_masks import LAYERS_ONLY, NodeMasks, node_masks
 from nnopt_lib.pruning.patterns import fractions_of, matching
 from nnopt_lib.pruning.saliency import SALIENCIES, saliency
@@ -140,8 +141,7 @@ def _in_rounds(
     final = check_fraction("sparsity", sparsity)
     backend, masks = mask_backend_of(model), previous
     initial = 0.0 if previous is None else fitted(model, previous).sparsity
-    weights = backend.weights(model, list(names) if names is not None else backend.prunable(model))
-    before = {name: np.array(value) for name, value in weights.items()}
+    before = {name: np.array(value) for name, value in ranked_weights(model, names).items()}
     try:
         for target in exponential(final, rounds, min(initial, final)):
             scores = _weight_scores(model, score, names, masks, seed, data)
@@ -194,19 +194,14 @@ def _weight_scores(
     data: dict[str, Any],
 ) -> Mapping[str, np.ndarray]:
     """Scores by canonical name for the weights to rank, given or by rule."""
-    if names is None:
-        names = list(fitted(model, previous)) if previous else mask_backend_of(model).prunable(model)
-        if not names:
-            kinds = "a dense, convolution or embedding layer"
-            refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
-    elif not names:
-        refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
-    weights = weights_of(model, names)
+    if names is None and previous:
+        names = list(fitted(model, previous))
+    weights = ranked_weights(model, names)
     if isinstance(score, Mapping):
         check_match(score, {name: weights[name].shape for name in weights}, "scores")
         return {name: score[name] for name in weights}
     if check_choice("score", score, [*SCORES, *SALIENCIES]) in SALIENCIES:
-        return saliency(model, score, names=names, **data)
+        return saliency(model, score, names=list(weights), **data)
     rule = SCORES[score]
     return rule(weights, seed=check_int("seed", seed, at_least=0))
 
@@ -229,17 +224,6 @@ def _prune_nodes(
     masks = node_masks(model, sparsity=sparsity, score=score, **options)
     apply_masks(model, masks)
     return masks
-
-
-def weights_of(model: Any, names: Sequence[str]) -> Mapping[str, np.ndarray]:
-    """The weights of these names; an unknown one is refused with the nearest there is."""
-    weights = mask_backend_of(model).weights(model, names)
-    for name in names:
-        if name not in weights:
-            refuse(
-                f"the model has no weight {name!r}", None, nearest(name, backend_of(model).get_weights(model))
-            )
-    return weights
 
 
 def fitted(model: Any, masks: Masks) -> Masks:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_choice, check_int, nearest, refuse
-from nnopt_lib.frameworks import backend_of, gradient_backend_of, mask_backend_of
+from nnopt_lib.checks import check_choice, check_int
+from nnopt_lib.frameworks import gradient_backend_of, mask_backend_of
 from nnopt_lib.pruning.examples import Loss, check_loss
+from nnopt_lib.pruning.names import ranked_weights
 
 Scores = dict[str, np.ndarray]
 
@@ -129,7 +130,7 @@ def synflow(model: Any, x: Any = None, *, names: Sequence[str] | None = None) ->
         >>> bool(np.ptp([layer.sum() for layer in scores.values()]) < 1e-9)
         True
     """
-    return gradient_backend_of(model).path_scores(model, _names(model, names), x)
+    return gradient_backend_of(model).path_scores(model, list(ranked_weights(model, names)), x)
 
 
 def taylor(
@@ -193,22 +194,7 @@ def _mean_over_examples(
 
 def _checked(what: str, model: Any, x: Any, y: Any, loss: Loss, names: Sequence[str] | None) -> list[str]:
     check_loss(what, x, y, loss)
-    return _names(model, names)
-
-
-def _names(model: Any, names: Sequence[str] | None) -> list[str]:
-    """The weights to score; unknown ones are refused with the nearest there is."""
-    if names is None:
-        names = mask_backend_of(model).prunable(model)
-        if not names:
-            kinds = "a dense, convolution or embedding layer"
-            refuse(f"a model to score needs a trainable kernel of {kinds}", "none")
-    weights = mask_backend_of(model).weights(model, names)
-    for name in names:
-        if name not in weights:
-            rule = f"the model has no weight {name!r}"
-            refuse(rule, None, nearest(name, backend_of(model).get_weights(model)))
-    return list(names)
+    return list(ranked_weights(model, names))
 
 
 SALIENCIES: dict[str, Callable[..., Scores]] = {

@@ -22,8 +22,9 @@ from nnopt_lib.pruning.curvature import NETWORK
 from nnopt_lib.pruning.examples import Loss, check_examples, check_loss
 from nnopt_lib.pruning.layer_by_layer import prune_by_layer, readable, write
 from nnopt_lib.pruning.masks import SCOPES, Masks, n_and_m
+from nnopt_lib.pruning.names import ranked_weights
 from nnopt_lib.pruning.patterns import fractions_of
-from nnopt_lib.pruning.prune import fitted, masks_for, prunable, weights_of
+from nnopt_lib.pruning.prune import fitted, masks_for
 from nnopt_lib.pruning.whole_network import Flat, check_size, groups_of, obd, obs, woodfisher
 from nnopt_lib.structure.reading import layer_of
 from nnopt_lib.structure.weights import check_match
@@ -199,7 +200,7 @@ class _Request:
 
     def masks(self, costs: Mapping[str, np.ndarray] = MappingProxyType({})) -> Masks:
         """Masks by costs. By none their counts are what is asked for, and what is wrong is refused."""
-        weights = weights_of(self.model, self.names)
+        weights = ranked_weights(self.model, self.names)
         every = {name: costs.get(name, np.zeros(np.shape(weights[name]))) for name in self.names}
         kind = {"scope": self.scope, "allocation": "uniform", "granularity": self.granularity}
         return masks_for(every, self.sparsity, self.skip, self.previous, kind)
@@ -218,7 +219,7 @@ class _Request:
     @contextlib.contextmanager
     def at_work(self, asked: Masks) -> Iterator[None]:
         """The model with what went before at 0; whatever goes wrong, its weights are then what they were."""
-        weights = weights_of(self.model, list(asked))
+        weights = ranked_weights(self.model, list(asked))
         before = {name: np.array(weights[name]) for name in asked}
         try:
             if self.previous is not None:
@@ -276,14 +277,9 @@ def _ranked(
     """The names of the weights to rank, and the previous masks under them."""
     if previous is not None:
         previous = fitted(model, previous.weights)
-    if names is None:
-        names = list(previous) if previous is not None else prunable(model)
-        if not names:
-            kinds = "a dense, convolution or embedding layer"
-            refuse(f"a model to prune needs a trainable kernel of {kinds}", "none")
-    elif not names:
-        refuse("names must list at least one weight", "none", "Leave it out for all kernels.")
-    weights = weights_of(model, names)
+    if names is None and previous is not None:
+        names = list(previous)
+    weights = ranked_weights(model, names)
     if previous is not None:
-        check_match(previous, {name: np.shape(weights[name]) for name in names})
-    return list(names), previous
+        check_match(previous, {name: np.shape(weights[name]) for name in weights})
+    return list(weights), previous

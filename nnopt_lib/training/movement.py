@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnopt_lib.checks import refuse
-from nnopt_lib.frameworks import gradient_backend_of, mask_backend_of, training_backend_of
+from nnopt_lib.frameworks import gradient_backend_of, training_backend_of
+from nnopt_lib.pruning.names import ranked_weights
 from nnopt_lib.training.fit import seed_everything
 from nnopt_lib.training.loop import check_data, train
 from nnopt_lib.training.recipe import Training
@@ -49,12 +49,7 @@ def movement(
     adapter = training_backend_of(model)
     seed_everything(seed)
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
-    backend = mask_backend_of(model)
-    names = backend.prunable(model) if names is None else list(names)
-    known = backend.weights(model, names)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        refuse("movement needs names of the model's weights", unknown or "none")
+    names = list(ranked_weights(model, names))
     moved = gradient_backend_of(model).Movement(model, names)
     learner = adapter.learner(model, data, training, optimizer, moved, device)
     train(learner, [data], training, [seed])

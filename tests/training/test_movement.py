@@ -72,4 +72,4 @@ def test_keras_sums_what_pytorch_sums():
 def test_weights_that_are_not_there_are_refused():
     with pytest.raises(NnoptError) as error:
         nnopt.movement(nnopt.build(SPEC), arrays(), RECIPE, names=["dense_9/kernel"])
-    assert str(error.value) == "movement needs names of the model's weights; received ['dense_9/kernel']."
+    assert str(error.value) == "the model has no weight 'dense_9/kernel'. Did you mean 'dense_2/kernel'?"
