@@ -100,6 +100,12 @@ READ_IN_THE_CHAPTERS = {
         "mnist1d-tickets/ticket-0.92": ["10-faithful"],
         "mnist1d-tickets/random mask-0.92": ["10-replay-controls"],
     },
+    # 11: sums of scores are compared with what chapter 06 has trained.
+    "11-saliency": {
+        "young-mnist-1d": ["11-young"],
+        "early-digits": ["11-init-sanity"],
+        "proxy-synflow": ["11-proxies", "06-pool"],
+    },
     "14-nodes": {"slimming-from-scratch": ["14-slimming-mlp"], "rank-global": ["14-oracle"]},
     # 15: the staircase says what to round to, the latencies what that gave.
     "15-surgery": {"rounded": ["15-staircase", "15-latency"], "masked": ["15-latency"]},
