@@ -66,8 +66,8 @@ def obc(
         >>> mask, new
         (array([[ True, False]]), array([[2.5, 0. ]]))
 
-    Source: Frantar and Alistarh (2022), algorithms 1 and 2. An inverse is updated here after 32 removals, not
-    after each.
+    Source: Frantar, Singh & Alistarh (2022), algorithms 1 and 2. An inverse is updated here after 32
+    removals, not after each.
     """
     layer = checked(W, H, keep, count, dampening, n_m, name)
     inverse = linalg.cho_solve((cholesky(layer), True), np.eye(len(layer.H)))
@@ -171,7 +171,7 @@ def sparsegpt(
         >>> mask, new
         (array([[False,  True]]), array([[0. , 2.5]]))
 
-    Source: Frantar and Alistarh (2023), algorithm 1; blocks of choice and of updates are one here, and a
+    Source: Frantar & Alistarh (2023), algorithm 1; blocks of choice and of updates are one here, and a
     block's count is exact.
     """
     check_int("block", block, at_least=1)
