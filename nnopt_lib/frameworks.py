@@ -162,10 +162,12 @@ class GradientBackend(Protocol):
         loss: Any,
         batch_size: int,
         batch_statistics: bool = False,
+        temperature: float = 1.0,
     ) -> tuple[float, dict[str, np.ndarray]]:
         """The mean loss over all examples and its gradient, float64.
 
-        Evaluation mode; with `batch_statistics` batch normalizations use those of each batch.
+        Evaluation mode; with `batch_statistics` batch normalizations use those of each batch. Logits are
+        divided by `temperature` before cross-entropy.
         """
 
     def each(
@@ -189,6 +191,7 @@ class GradientBackend(Protocol):
         loss: Any,
         batch_size: int,
         batch_statistics: bool = False,
+        temperature: float = 1.0,
     ) -> dict[str, np.ndarray]:
         """The Hessian of the mean loss times `vector`, float64."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_choice, check_int
+from nnopt_lib.checks import check_choice, check_int, check_number
 from nnopt_lib.frameworks import gradient_backend_of, mask_backend_of
 from nnopt_lib.pruning.examples import Loss, check_loss
 from nnopt_lib.pruning.names import ranked_weights
@@ -97,16 +97,20 @@ def grasp(
     loss: Loss = "cross_entropy",
     names: Sequence[str] | None = None,
     batch_size: int = 256,
+    temperature: float = 200.0,
 ) -> Scores:
     """w (H g): what removing a weight takes from the squared gradient, to first order (Wang et al. 2020).
 
     H is the Hessian and g the gradient of the mean loss over all of `x`. The authors score -w (H g) and
-    remove the largest; here larger = keep, and scores have both signs. They divide logits by a temperature of
-    200, which is left out. Batch normalization as in `snip`.
+    remove the largest; here larger = keep, and scores have both signs. As they do, logits are divided by
+    `temperature` before cross-entropy; without it the masks of small networks may not train at all (chapter
+    11). Other losses have none. Batch normalization as in `snip`.
     """
     names = _checked("score 'grasp'", model, x, y, loss, names)
     check_int("batch_size", batch_size, at_least=1)
+    check_number("temperature", temperature, above=0)
     options: dict[str, Any] = {"loss": loss, "batch_size": batch_size, "batch_statistics": True}
+    options["temperature"] = temperature
     backend = gradient_backend_of(model)
     _, slopes = backend.mean(model, names, x, y, **options)
     products = backend.hessian_product(model, names, x, y, slopes, **options)

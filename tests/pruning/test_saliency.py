@@ -12,7 +12,7 @@ from torch import nn
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
-from nnopt_lib.pruning.saliency import SALIENCIES
+from nnopt_lib.pruning.saliency import SALIENCIES, grasp
 from nnopt_lib.structure.classics import mlp
 from tests.networks import networks
 
@@ -97,16 +97,17 @@ def test_taylor_is_what_a_small_change_of_a_weight_does_to_single_losses():
             assert scores[name][place] == pytest.approx(expected, abs=1e-8)
 
 
-def test_grasp_is_how_the_squared_gradient_changes_with_a_weight():
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_grasp_is_how_the_squared_gradient_changes_with_a_weight(temperature):
     model = nnopt.build(mlp((6,), inputs=4, outputs=3, activation="tanh"), seed=2).double()
     x, y = torch.as_tensor(RANDOM.normal(size=(9, 4))), torch.as_tensor(RANDOM.integers(0, 3, 9))
     kernels = [model.dense_1.weight, model.dense_2.weight]
 
     def squared_gradient():
-        slopes = torch.autograd.grad(F.cross_entropy(model(x), y), kernels)
+        slopes = torch.autograd.grad(F.cross_entropy(model(x) / temperature, y), kernels)
         return float(sum((slope**2).sum() for slope in slopes))
 
-    scores = nnopt.saliency(model, "grasp", x.numpy(), y.numpy())
+    scores = grasp(model, x.numpy(), y.numpy(), temperature=temperature)
     for kernel, score in zip(kernels, scores.values(), strict=True):
         for place in np.ndindex(*score.shape):
             before, sides = float(kernel[place].detach()), []
@@ -117,7 +118,19 @@ def test_grasp_is_how_the_squared_gradient_changes_with_a_weight():
             with torch.no_grad():
                 kernel[place] = before
             # d |g|^2 / dw = 2 (H g)
-            assert score[place] == pytest.approx(before * (sides[0] - sides[1]) / 4e-5, abs=1e-7)
+            expected = before * (sides[0] - sides[1]) / 4e-5
+            assert score[place] == pytest.approx(expected, abs=1e-7 / temperature**2)
+
+
+def test_grasp_has_its_authors_temperature_where_the_loss_is_cross_entropy():
+    model = nnopt.build(mlp((6,), inputs=4, outputs=3), seed=1)
+    x, y = examples(model.spec)
+    by_name = nnopt.saliency(model, "grasp", x, y)
+    by_loss = grasp(model, x, y, loss=lambda outputs, labels: F.cross_entropy(outputs / 200, labels))
+    assert all(score == pytest.approx(by_loss[name], rel=1e-3, abs=1e-9) for name, score in by_name.items())
+    with pytest.raises(NnoptError) as error:
+        grasp(model, x, y, temperature=0)
+    assert str(error.value) == "temperature must be a finite number, above 0; received 0."
 
 
 @settings(max_examples=20, deadline=None)

@@ -42,8 +42,16 @@ def _moments(original: Any, axes: Sequence[int], x: Any, mask: Any) -> Any:
 class _Asked:
     """The named variables of a model, and its loss and outputs as functions of them."""
 
-    def __init__(self, model: keras.Model, names: Sequence[str], loss: Loss, batch_statistics: bool) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        names: Sequence[str],
+        loss: Loss,
+        batch_statistics: bool,
+        temperature: float = 1.0,
+    ) -> None:
         self.model, self.loss, self.training = model, loss, batch_statistics
+        self.temperature = temperature
         found = variables_of(model)
         self.named = {name: found[name] for name in names}
         self.values = [variable.value for variable, _ in self.named.values()]
@@ -91,7 +99,9 @@ class _Asked:
                 tf.square(outputs - tf.reshape(tf.cast(y, outputs.dtype), tf.shape(outputs)))
             )
         class_axis(outputs.shape, y.shape)  # a check: in Keras classes are the last axis
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y, tf.int64), outputs)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            tf.cast(y, tf.int64), outputs / self.temperature
+        )
         return tf.reduce_mean(losses)
 
     def check(self, x: Any, y: Any) -> None:
@@ -144,9 +154,10 @@ def mean(
     loss: Loss,
     batch_size: int,
     batch_statistics: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The mean loss over all examples, and its gradient by each named weight, float64."""
-    asked = _Asked(model, names, loss, batch_statistics)
+    asked = _Asked(model, names, loss, batch_statistics, temperature)
     asked.check(x, y)
     total, examples = 0.0, 0
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
@@ -211,9 +222,10 @@ def hessian_product(
     loss: Loss,
     batch_size: int,
     batch_statistics: bool = False,
+    temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """The Hessian of the mean loss, by the named weights, times `vector`; float64."""
-    asked = _Asked(model, names, loss, batch_statistics)
+    asked = _Asked(model, names, loss, batch_statistics, temperature)
     asked.check(x, y)
     directions = asked.own(vector)
 

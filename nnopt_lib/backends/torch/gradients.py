@@ -67,7 +67,9 @@ def _outputs(model: nn.Module, x: Any, like: torch.Tensor) -> torch.Tensor:
     return outputs
 
 
-def _loss(model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor) -> torch.Tensor:
+def _loss(
+    model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
     """The mean loss of a batch, a scalar."""
     labels = None if y is None else torch.as_tensor(y).to(like.device)
     if callable(loss):
@@ -77,7 +79,7 @@ def _loss(model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor) -> t
     if loss == "mse":
         return F.mse_loss(outputs, labels.to(outputs.dtype).reshape(outputs.shape))
     axis = class_axis(outputs.shape, labels.shape)
-    return F.cross_entropy(outputs.movedim(axis, 1), labels.long())
+    return F.cross_entropy(outputs.movedim(axis, 1) / temperature, labels.long())
 
 
 def _check(model: nn.Module, x: Any, y: Any, loss: Loss, like: torch.Tensor) -> None:
@@ -111,6 +113,7 @@ def mean(
     loss: Loss,
     batch_size: int,
     batch_statistics: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[float, dict[str, np.ndarray]]:
     """The mean loss over all examples, and its gradient by each named weight, float64."""
     tensors = _selected(model, names)
@@ -119,7 +122,7 @@ def mean(
     examples = 0
     with _asked(model, list(tensors.values()), batch_statistics):
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value = _loss(model, inputs, labels, loss, _first(tensors))
+            value = _loss(model, inputs, labels, loss, _first(tensors), temperature)
             found = {name: as_array(one) for name, one in _gradients(value, tensors).items()}
             check_finite(float(value.detach()), found)
             total, examples = total + count * float(value.detach()), examples + count
@@ -167,6 +170,7 @@ def hessian_product(
     loss: Loss,
     batch_size: int,
     batch_statistics: bool = False,
+    temperature: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """The Hessian of the mean loss, by the named weights, times `vector`; float64."""
     tensors = _selected(model, names)
@@ -177,7 +181,7 @@ def hessian_product(
     # Fused attention has no second derivative.
     with _asked(model, list(tensors.values()), batch_statistics), sdpa_kernel(SDPBackend.MATH):
         for inputs, labels, count in batches_of(x, y, batch_size):
-            value = _loss(model, inputs, labels, loss, _first(tensors))
+            value = _loss(model, inputs, labels, loss, _first(tensors), temperature)
             slopes = _gradients(value, tensors, create_graph=True)
             along = sum((slopes[name] * directions[name]).sum() for name in names)
             found = {name: as_array(one) for name, one in _second(along, tensors).items()}

@@ -47,7 +47,7 @@ def assert_alike(one, other, relative=2e-5):
 @pytest.mark.parametrize("name", SPECS)
 def test_gradients_and_hessian_products_are_those_of_pytorch(name, statistics):
     models, names, x, y = pair(name)
-    options = {"loss": "cross_entropy", "batch_size": 4, "batch_statistics": statistics}
+    options = {"loss": "cross_entropy", "batch_size": 4, "batch_statistics": statistics, "temperature": 3.0}
     (loss, ours), (other_loss, theirs) = (
         backend.mean(model, names, x, y, **options)
         for backend, model in zip((of_torch, of_keras), models, strict=True)
