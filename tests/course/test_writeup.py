@@ -65,8 +65,9 @@ def streams(pdf):
             yield stream
 
 
-def test_a_clean_clone_without_a_network_gives_three_to_six_pages(pdf):
-    assert pdf.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 6
+def test_a_clean_clone_without_a_network_gives_three_to_eight_pages(pdf):
+    # Not more, since it is to be short; the table of all replays takes the most, and grows with the chapters.
+    assert pdf.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 8
     date = max(chapter["finished_at"] for chapter in map(writeup.chapter_facts, writeup.read_status()))
     assert b"/CreationDate(D:" + re.sub(r"\D", "", date)[:14].encode() in pdf  # of the rows, not of today
 
