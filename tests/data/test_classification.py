@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def test_the_data_of_every_published_row_is_known_without_reading_it():
     lines = [line for file in sorted(results.glob("*.jsonl")) for line in file.read_text().splitlines()]
     used = {(record["experiment"], record["data"]) for record in map(json.loads, lines)}
     known = {"", *FINGERPRINTS.values(), *(entry.fingerprint for entry in CATALOG.values() if entry.files)}
+    # A chapter that cuts a set into parts of its own states theirs; they are checked when the arrays are read.
+    chapters = (results.parent).glob("*.md")
+    known.update(*(re.findall(r'"([0-9a-f]{16})"', file.read_text(encoding="utf-8")) for file in chapters))
     assert [(name, data) for name, data in sorted(used) if not set(data.split("+")) <= known] == []
     assert len(used) > 20
 
