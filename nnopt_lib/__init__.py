@@ -1,7 +1,8 @@
 """Structure optimization and pruning of neural networks, in PyTorch and Keras: the course's library.
 
 Public names are listed here and loaded on first use, so that ``import nnopt_lib`` loads neither framework.
-``data``, ``measure``, ``figures``, ``penalties``, ``scores``, ``schedules`` and ``labs`` are used as modules.
+``data``, ``measure``, ``formats``, ``compression``, ``figures``, ``penalties``, ``scores``, ``schedules`` and
+``labs`` are used as modules.
 Editors and type checkers read them in ``__init__.pyi``.
 """
 
@@ -56,6 +57,8 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _MODULES = {
     "measure": "measure",
+    "formats": "formats",
+    "compression": "compression",
     "scores": "pruning.scores",
     "schedules": "pruning.schedules",
     "penalties": "pruning.penalties",

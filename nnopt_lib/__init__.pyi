@@ -1,6 +1,8 @@
 """The public names, for editors and type checkers; what loads them is `__init__.py`."""
 
+from nnopt_lib import compression as compression
 from nnopt_lib import data as data
+from nnopt_lib import formats as formats
 from nnopt_lib import measure as measure
 from nnopt_lib.checks import NnoptError as NnoptError
 from nnopt_lib.course.labs import student as labs
@@ -146,6 +148,8 @@ __all__ = [
     "claim",
     "replay",
     "measure",
+    "formats",
+    "compression",
     "scores",
     "schedules",
     "penalties",

@@ -63,9 +63,19 @@ class TrainingBackend(Protocol):
         """The optimizer of a recipe; moves the model to the device, and builds it by `x` where it was not."""
 
     def learner(
-        self, model: Any, data: Any, training: Any, optimizer: Any, regularizer: Any, device: str
+        self,
+        model: Any,
+        data: Any,
+        training: Any,
+        optimizer: Any,
+        regularizers: Sequence[Any],
+        device: str,
     ) -> Learner:
-        """The model in training, on the device; `regularizer` is of `penalties`, or None."""
+        """The model in training, on the device.
+
+        Each of `regularizers`, in this order at every step, is called by `before` (the forward pass), `loss`
+        (what it adds), `after_backward` (gradients) and `after_step` (at this learning rate).
+        """
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
         """Outputs for `x` in inference mode."""

@@ -63,7 +63,7 @@ def test_all_three_are_trained_by_the_one_loop_through_the_same_methods(trained)
     else:
         model, adapter = nnopt.build(spec, trained), frameworks.training_backend(trained)
         optimizer = adapter.optimizer_for(model, data.x_train[:1], training, "cpu")
-        learner = adapter.learner(model, data, training, optimizer, None, "cpu")
+        learner = adapter.learner(model, data, training, optimizer, [], "cpu")
     for name, function in stated_by(frameworks.Learner).items():
         assert parameters(getattr(learner, name)) == parameters(function)[1:], name
     models = 2 if trained == "stack" else 1

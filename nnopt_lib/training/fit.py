@@ -91,10 +91,10 @@ def fit(
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
     held = None if masks is None else hold(model, masks, optimizer)
     try:
-        regularizer = None
+        regularizers = []
         if penalty is not None:
-            regularizer = penalty_backend_of(model).regularizer(model, penalty, training, seed)
-        learner = adapter.learner(model, data, training, optimizer, regularizer, device)
+            regularizers.append(penalty_backend_of(model).regularizer(model, penalty, training, seed))
+        learner = adapter.learner(model, data, training, optimizer, regularizers, device)
         return train(learner, [data], training, [seed])[0]
     finally:
         if held is not None:  # a Keras model would stay held under the next optimizer, too

@@ -51,6 +51,6 @@ def movement(
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
     names = list(ranked_weights(model, names))
     moved = gradient_backend_of(model).Movement(model, names)
-    learner = adapter.learner(model, data, training, optimizer, moved, device)
+    learner = adapter.learner(model, data, training, optimizer, [moved], device)
     train(learner, [data], training, [seed])
     return moved.scores()

@@ -15,7 +15,6 @@ from nnopt_lib.frameworks import DEVICES
 from nnopt_lib.training.recipe import Training
 
 if TYPE_CHECKING:
-    from nnopt_lib.backends.keras.penalties import Regularizer
     from nnopt_lib.data import Data
 
 
@@ -33,7 +32,10 @@ def _device(device: str | None) -> Any:
 
 
 def _make_step(
-    model: keras.Model, training: Training, optimizer: keras.optimizers.Optimizer, regularizer: Any
+    model: keras.Model,
+    training: Training,
+    optimizer: keras.optimizers.Optimizer,
+    regularizers: Sequence[Any],
 ) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -43,21 +45,21 @@ def _make_step(
     # The last batch of an epoch is smaller; without this option it would be compiled for each size anew.
     @tf.function(reduce_retracing=True)
     def step(x: Any, y: Any) -> tuple[Any, Any]:
-        if regularizer:
+        for regularizer in regularizers:
             regularizer.before()
         with tf.GradientTape() as tape:
             logits = model(x, training=True)
             loss = loss_of(y, logits)
             total = loss + sum(model.losses) if model.losses else loss  # of a user's kernel_regularizer
-            total += regularizer.loss() if regularizer else 0.0
+            total = sum((regularizer.loss() for regularizer in regularizers), start=total)
         gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
         if decay:
             pairs = zip(gradients, model.trainable_variables, strict=True)
             gradients = [None if g is None else g + decay * v for g, v in pairs]
-        if regularizer:
+        for regularizer in regularizers:
             gradients = regularizer.after_backward(gradients, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
-        if regularizer:
+        for regularizer in regularizers:
             regularizer.after_step(optimizer.learning_rate)
         return loss, tf.math.count_nonzero(tf.argmax(logits, 1) == y)
 
@@ -88,13 +90,13 @@ class OneModel:
         data: Data,
         training: Training,
         optimizer: keras.optimizers.Optimizer,
-        regularizer: Regularizer | None,
+        regularizers: Sequence[Any],
         device: str,
     ) -> None:
         self._model, self._device = model, device
         self._x, self._y = channels_last(data.x_train), data.y_train
         self._optimizer = optimizer
-        self._step = _make_step(model, training, optimizer, regularizer)
+        self._step = _make_step(model, training, optimizer, regularizers)
         self._kept: list[np.ndarray] = []
 
     def indices(self, orders: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from nnopt_lib.checks import refuse
 from nnopt_lib.training.recipe import Training
 
 if TYPE_CHECKING:
-    from nnopt_lib.backends.torch.penalties import Regularizer
     from nnopt_lib.data import Data
 
 
@@ -61,10 +60,10 @@ class OneModel:
         data: Data,
         training: Training,
         optimizer: torch.optim.Optimizer,
-        regularizer: Regularizer | None,
+        regularizers: Sequence[Any],
         device: str,
     ) -> None:
-        self._model, self._optimizer, self._regularizer = model, optimizer, regularizer
+        self._model, self._optimizer, self._regularizers = model, optimizer, regularizers
         self._device = resolve_device(device)
         self._x, self._y = (torch.as_tensor(v).to(self._device) for v in (data.x_train, data.y_train))
         self._half = training.mixed_precision and self._device.type == "cuda"
@@ -81,19 +80,21 @@ class OneModel:
         set_rate(self._optimizer, rate)
         examples = batch[0]
         self._optimizer.zero_grad()
-        if self._regularizer:
-            self._regularizer.before()
+        for regularizer in self._regularizers:
+            regularizer.before()
         with torch.autocast(self._device.type, torch.float16) if self._half else contextlib.nullcontext():
             logits = self._model(self._x[examples])
             loss = F.cross_entropy(logits, self._y[examples])
-        self._scaler.scale(loss + self._regularizer.loss() if self._regularizer else loss).backward()
-        if self._regularizer:  # gates read gradients of the loss, not of the scaled loss
+        total = sum((regularizer.loss() for regularizer in self._regularizers), start=loss)
+        self._scaler.scale(total).backward()
+        if self._regularizers:  # gates read gradients of the loss, not of the scaled loss
             self._scaler.unscale_(self._optimizer)
-            self._regularizer.after_backward()
+        for regularizer in self._regularizers:
+            regularizer.after_backward()
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        if self._regularizer:
-            self._regularizer.after_step(rate)
+        for regularizer in self._regularizers:
+            regularizer.after_step(rate)
         # Both stay on the device. float(): losses of a model in half precision would overflow as a sum.
         correct = (logits.detach().argmax(1) == self._y[examples]).sum()
         return torch.stack([loss.detach().float() * len(examples), correct])[:, None]

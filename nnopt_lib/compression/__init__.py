@@ -1,0 +1,1 @@
+"""Fewer bits and smaller factors: quantization, sharing, coding, files. Chapter 18 teaches it."""
