@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -30,43 +31,31 @@ def fold_batchnorm(spec: NetSpec, weights: Weights) -> tuple[NetSpec, dict[str, 
         ['dense', 'activation', 'dense']
     """
     carried = check_weights(spec, weights)
-    while (pair := _foldable(spec)) is not None:
-        layer, norm = pair
-        _fold(carried, layer, norm)
-        spec = _without(spec, layer, norm)
-    return spec, {name: carried[name] for name in spec.parameter_shapes(trainable=False)}
+    reads = Counter(source for node in spec.nodes for source in node.inputs)
+    nodes: dict[str, Node] = {}
+    layer_of: dict[str, str] = {}  # by folded normalization
+    for node in spec.nodes:
+        moved = replace(node, inputs=tuple(layer_of.get(source, source) for source in node.inputs))
+        layer = nodes.get(moved.inputs[0])
+        if layer and layer.has_kernel and node.op == "batch_norm" and reads[node.inputs[0]] == 1:
+            _fold(carried, layer.name, node)
+            nodes[layer.name] = replace(layer, options={**layer.options, "bias": True})
+            layer_of[node.name] = layer.name
+        else:
+            nodes[node.name] = moved
+    folded = NetSpec(spec.input_shape, tuple(nodes.values()))
+    return folded, {name: carried[name] for name in folded.parameter_shapes(trainable=False)}
 
 
-def _foldable(spec: NetSpec) -> tuple[Node, Node] | None:
-    """The first layer with a kernel that only a batch normalization reads, and this."""
-    for norm in spec.nodes:
-        if norm.op == "batch_norm" and norm.inputs[0] in (node.name for node in spec.nodes):
-            layer = spec.node(norm.inputs[0])
-            readers = [node for node in spec.nodes if layer.name in node.inputs]
-            if layer.has_kernel and readers == [norm]:
-                return layer, norm
-    return None
-
-
-def _fold(carried: dict[str, np.ndarray], layer: Node, norm: Node) -> None:
+def _fold(carried: dict[str, np.ndarray], layer: str, norm: Node) -> None:
     """Scale the layer's rows and shift its bias as the normalization does with its running statistics."""
     scale, shift, mean, variance = (
         carried.pop(f"{norm.name}/{part}").astype(np.float64)
         for part in ("scale", "shift", "mean", "variance")
     )
     factor = scale / np.sqrt(variance + norm.options["eps"])
-    kernel, bias = f"{layer.name}/kernel", f"{layer.name}/bias"
-    rows = factor.reshape(-1, *(1,) * (carried[kernel].ndim - 1))
-    carried[kernel] = (carried[kernel] * rows).astype(np.float32)
-    carried[bias] = ((carried.get(bias, 0.0) - mean) * factor + shift).astype(np.float32)
-
-
-def _without(spec: NetSpec, layer: Node, norm: Node) -> NetSpec:
-    """The network without the normalization, whose readers read the layer, which has a bias."""
-    nodes = []
-    for node in spec.nodes:
-        if node.name == layer.name:
-            node = replace(node, options={**node.options, "bias": True})
-        inputs = tuple(layer.name if name == norm.name else name for name in node.inputs)
-        nodes.append(replace(node, inputs=inputs))
-    return NetSpec(spec.input_shape, tuple(node for node in nodes if node.name != norm.name))
+    kernel = carried[f"{layer}/kernel"]
+    rows = factor.reshape(-1, *(1,) * (kernel.ndim - 1))
+    carried[f"{layer}/kernel"] = (kernel * rows).astype(np.float32)
+    bias = carried.get(f"{layer}/bias", np.zeros(len(kernel)))
+    carried[f"{layer}/bias"] = ((bias - mean) * factor + shift).astype(np.float32)

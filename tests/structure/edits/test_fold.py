@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import nnopt_lib as nnopt
 from nnopt_lib.checks import NnoptError
+from nnopt_lib.structure.graph import insert
 from nnopt_lib.structure.spec import INPUT, NetSpec, Node
 from tests.edited import GRAPHS, assert_same_function, drawn_weights
 from tests.networks import CLASSICS, every_operation, examples_in_keras
@@ -20,25 +21,17 @@ def norms(spec):
 def normed(draw):
     """A random graph with batch normalization behind some of its layers, also two in a row."""
     spec = draw(GRAPHS)
-    while True:
-        layers = [node for node in spec.nodes if node.op != "flatten"]
-        after = draw(st.sampled_from(layers))
+    for number in range(draw(st.integers(1, 4))):
+        after = draw(st.sampled_from(spec.nodes))
         position = spec.nodes.index(after) + 1
-        names = {node.name for node in spec.nodes}
-        name = next(f"norm_{number}" for number in range(99) if f"norm_{number}" not in names)
-        norm = Node(name, "batch_norm", after.name, {"eps": draw(st.sampled_from([1e-5, 0.1]))})
-        readers = [
-            Node(
-                n.name,
-                n.op,
-                tuple(name if source == after.name else source for source in n.inputs),
-                n.options,
-            )
-            for n in spec.nodes[position:]
-        ]
-        spec = NetSpec(spec.input_shape, (*spec.nodes[:position], norm, *readers))
-        if draw(st.booleans()):
-            return spec
+        norm = Node(f"norm_{number}", "batch_norm", after.name, {"eps": draw(st.sampled_from([1e-5, 0.1]))})
+        # All readers, or none but the next node, read the normalized value.
+        moved = spec.nodes[position:] if draw(st.booleans()) else spec.nodes[position : position + 1]
+        inputs = {n.name: tuple(norm.name if s == after.name else s for s in n.inputs) for n in moved}
+        if moved and not any(norm.name in names for names in inputs.values()):
+            continue
+        spec = insert(spec, position, [norm], inputs)
+    return spec
 
 
 @pytest.mark.torch
