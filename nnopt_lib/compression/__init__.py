@@ -2,7 +2,7 @@
 
 from nnopt_lib.compression.calibration import calibrate
 from nnopt_lib.compression.quantization import Quantization, Quantized, quantize
-from nnopt_lib.compression.quantize import quantize_dynamic, quantize_static, quantize_weights
+from nnopt_lib.compression.quantized_models import quantize_dynamic, quantize_static, quantize_weights
 
 __all__ = [
     "Quantization",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_number, refuse
-from nnopt_lib.compression.quantization import check_finite, quantize
+from nnopt_lib.compression.quantization import Quantization, check_finite, quantize
 
 METHODS = ("min-max", "percentile", "error")
 SHARES = np.linspace(1, 0.02, 50)  # of the whole range, which are tried for the smallest error
@@ -43,6 +43,7 @@ def calibrate(
         True
     """
     check_choice("method", method, METHODS)
+    Quantization(bits, scheme)
     if check_number("percentile", percentile, above=0) > 100:
         refuse("percentile must be at most 100", f"{percentile:g}")
     parts = (check_finite(part).ravel() for part in _batches(values))

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.compression.quantization import Quantization
-from nnopt_lib.compression.quantize import straight_through
+from nnopt_lib.compression.quantized_models import straight_through
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
     Stack,

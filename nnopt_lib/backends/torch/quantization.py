@@ -104,7 +104,7 @@ def straight_through(model: nn.Module, names: Sequence[str], recipe: Quantizatio
 
 
 class Int8Linear(nn.Module):
-    """A dense layer that multiplies whole numbers: 8-bit weights, and inputs rounded by their batch's range."""
+    """A dense layer that multiplies whole numbers: 8-bit weights, inputs rounded by their range."""
 
     def __init__(self, layer: nn.Linear, quantized: Quantized) -> None:
         super().__init__()
