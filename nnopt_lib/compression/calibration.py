@@ -11,6 +11,7 @@ from nnopt_lib.compression.quantization import Quantization, check_finite, quant
 
 METHODS = ("min-max", "percentile", "error")
 SHARES = np.linspace(1, 0.02, 50)  # of the whole range, which are tried for the smallest error
+MOVES = 3  # of single ends
 
 
 def calibrate(
@@ -81,11 +82,20 @@ def _least_error(numbers: np.ndarray, bits: int, scheme: str) -> tuple[float, fl
         rounded = quantize(numbers, bits=bits, scheme=scheme, clip=ends).dequantize()
         return float(np.square(rounded.astype(np.float64) - numbers).sum())
 
+    def moved(ends: tuple[float, float]) -> tuple[float, float]:
+        """With the better one of both ends moved."""
+        lower = [(float(share * whole[0]), ends[1]) for share in SHARES]
+        upper = [(ends[0], float(share * whole[1])) for share in SHARES]
+        return min([ends, *lower, *upper], key=error)
+
     whole = _ends([numbers], scheme)
-    candidates = [(float(share * whole[0]), float(share * whole[1])) for share in SHARES]
-    best = min(candidates, key=error)  # of equal ones the first, the wider
-    if scheme == "affine":
-        for _ in range(2):
-            best = min([best, *((float(share * whole[0]), best[1]) for share in SHARES)], key=error)
-            best = min([best, *((best[0], float(share * whole[1])) for share in SHARES)], key=error)
-    return best
+    together = min([(float(share * whole[0]), float(share * whole[1])) for share in SHARES], key=error)
+    if scheme == "symmetric":
+        return together
+    # From two places: far values on both sides need both ends moved, on one side this one alone.
+    found = []
+    for ends in (whole, together):
+        for _ in range(MOVES):
+            ends = moved(ends)
+        found.append(ends)
+    return min(found, key=error)

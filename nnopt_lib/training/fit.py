@@ -92,9 +92,8 @@ def fit(
     """
     check_data(data, training)
     if penalty is not None and penalty.kind == "l0" and quantization is not None:
-        refuse(
-            "gates and quantization both put other weights into the forward pass", "both", "Leave one out."
-        )
+        rule = "gates and quantization each put other weights into the forward pass"
+        refuse(rule, "penalty='l0' and quantization", "Leave one out.")
     adapter = training_backend_of(model)
     seed_everything(seed)
     # In this order: hold and penalty need the optimizer's state, and weights that are on the device.

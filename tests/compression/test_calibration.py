@@ -34,8 +34,17 @@ def test_the_least_error_leaves_out_one_far_value():
     values = np.append(np.random.default_rng(0).standard_normal(2000), 30.0)
     low, high = calibrate(values, method="error", bits=4)
     assert low == -high and 1.5 < high < 10
-    low, high = calibrate(values, method="error", bits=4, scheme="affine")
-    assert -5 < low < -1 and 1.5 < high < 10
+
+
+@pytest.mark.parametrize("far", [3.0, 30.0, -30.0])
+def test_ends_by_themselves_come_near_the_best_of_all_pairs(far):
+    values = np.append(np.random.default_rng(0).standard_normal(500), far)
+    whole = calibrate(values, scheme="affine")
+    shares = np.linspace(1, 0.02, 50)
+    grid = {"bits": 4, "scheme": "affine"}
+    pairs = [(low * whole[0], high * whole[1]) for low in shares for high in shares]
+    least = min(squared_error(values, pair, **grid) for pair in pairs)
+    assert squared_error(values, calibrate(values, method="error", **grid), **grid) <= 1.03 * least
 
 
 @pytest.mark.parametrize("percentile", [50.0, 99.0, 100.0])

@@ -51,8 +51,9 @@ def rounded(matrix: Any, recipe: Quantization) -> Any:
     zero_point = tf.zeros_like(scale)
     if recipe.scheme == "affine":
         zero_point = tf.clip_by_value(lowest - tf.round(low / scale), lowest, highest)
-    codes = tf.clip_by_value(tf.round(groups / scale) + zero_point, lowest, highest)
-    return tf.reshape(tf.reshape((codes - zero_point) * scale, (rows, -1))[:, :inputs], shape)
+    codes = tf.clip_by_value(tf.round(groups / scale) + zero_point, lowest, highest) - zero_point
+    values = tf.where(codes == 0, 0.0, codes * scale)  # +0: graphs leave out what adds a zero
+    return tf.reshape(tf.reshape(values, (rows, -1))[:, :inputs], shape)
 
 
 class StraightThrough:
@@ -124,9 +125,7 @@ def dynamic(model: keras.Model, names: Sequence[str] | None) -> keras.Model:
     foreign = [name for name in names or known if name not in known]
     if foreign or not known:
         rule = "int8 kernels are for weights of Dense and EinsumDense"
-        refuse(
-            rule, ", ".join(foreign) or "a model without any", f"Choose from {', '.join(known) or 'none'}."
-        )
+        refuse(rule, ", ".join(foreign) or "a model without any", f"It has {', '.join(known) or 'none'}.")
     for name in names or known:
         check_finite(keras.ops.convert_to_numpy(variables[name][0]), name)
     small = copy(model)

@@ -147,7 +147,7 @@ def dynamic(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
     places = [
         (parent, child, layer)
         for parent in small.modules()
-        for child, layer in parent.named_children()
+        for child, layer in parent._modules.items()
         if type(layer) is nn.Linear
     ]
     if type(small) is nn.Linear:
@@ -157,9 +157,7 @@ def dynamic(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
     foreign = [name for name in names or known if name not in known]
     if foreign or not known:
         rule = "int8 kernels are for weights of torch.nn.Linear"
-        refuse(
-            rule, ", ".join(foreign) or "a model without any", f"Choose from {', '.join(known) or 'none'}."
-        )
+        refuse(rule, ", ".join(foreign) or "a model without any", f"It has {', '.join(known) or 'none'}.")
     quantized = {
         id(tensors[name]): quantize(as_array(tensors[name]), per="row", layer=name) for name in names or known
     }

