@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.compression.quantization import Quantization
+from nnopt_lib.compression.quantized_models import straight_through
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
     Stack,
@@ -63,6 +65,7 @@ def fit(
     device: str = "auto",
     masks: Masks | None = None,
     penalty: Penalty | None = None,
+    quantization: Quantization | None = None,
 ) -> History:
     """Train `model` in place by `training` and return its `History`.
 
@@ -74,9 +77,12 @@ def fit(
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
         masks: removed weights, held at 0 throughout (chapter 09).
         penalty: sparsifying regularization (chapter 08); validation losses are without it.
+        quantization: the grids that kernels are trained for, straight through their rounding (chapter 18);
+            afterwards, and in validation, the weights lie on them. The masks' zeros stay zeros.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
-    examples, early stopping without validation data, a device that is not there, nothing to train.
+    examples, early stopping without validation data, a device that is not there, nothing to train, gates
+    together with quantization.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -85,6 +91,9 @@ def fit(
         [1, 2]
     """
     check_data(data, training)
+    if penalty is not None and penalty.kind == "l0" and quantization is not None:
+        rule = "gates and quantization each put other weights into the forward pass"
+        refuse(rule, "penalty='l0' and quantization", "Leave one out.")
     adapter = training_backend_of(model)
     seed_everything(seed)
     # In this order: hold and penalty need the optimizer's state, and weights that are on the device.
@@ -94,6 +103,8 @@ def fit(
         regularizers = []
         if penalty is not None:
             regularizers.append(penalty_backend_of(model).regularizer(model, penalty, training, seed))
+        if quantization is not None:  # last: a penalty's threshold acts on the float weights
+            regularizers.append(straight_through(model, quantization))
         learner = adapter.learner(model, data, training, optimizer, regularizers, device)
         return train(learner, [data], training, [seed])[0]
     finally:

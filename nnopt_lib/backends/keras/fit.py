@@ -53,11 +53,13 @@ def _make_step(
             total = loss + sum(model.losses) if model.losses else loss  # of a user's kernel_regularizer
             total = sum((regularizer.loss() for regularizer in regularizers), start=total)
         gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
-        if decay:
-            pairs = zip(gradients, model.trainable_variables, strict=True)
-            gradients = [None if g is None else g + decay * v for g, v in pairs]
         for regularizer in regularizers:
             gradients = regularizer.after_backward(gradients, model.trainable_variables)
+        if (
+            decay
+        ):  # afterwards: of the weights that the optimizer steps, which a regularizer may have put back
+            pairs = zip(gradients, model.trainable_variables, strict=True)
+            gradients = [None if g is None else g + decay * v for g, v in pairs]
         optimizer.apply(gradients, model.trainable_variables)
         for regularizer in regularizers:
             regularizer.after_step(optimizer.learning_rate)
