@@ -1,1 +1,18 @@
 """Fewer bits and smaller factors: quantization, sharing, coding, files. Chapter 18 teaches it."""
+
+from nnopt_lib.compression.coding import bits_per_symbol, decode, encode, entropy
+from nnopt_lib.compression.positions import gaps, mask_from_gaps
+from nnopt_lib.compression.sharing import Shared, share, share_weights, shared_now
+
+__all__ = [
+    "Shared",
+    "bits_per_symbol",
+    "decode",
+    "encode",
+    "entropy",
+    "gaps",
+    "mask_from_gaps",
+    "share",
+    "share_weights",
+    "shared_now",
+]
