@@ -2,6 +2,7 @@
 
 from nnopt_lib.compression.coding import bits_per_symbol, decode, encode, entropy
 from nnopt_lib.compression.positions import gaps, mask_from_gaps
+from nnopt_lib.compression.quantization import Quantization, Quantized, quantize
 from nnopt_lib.compression.sharing import Shared, share, share_weights, shared_now
 
 __all__ = [
