@@ -76,7 +76,7 @@ def fit(
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
         masks: removed weights, held at 0 throughout (chapter 09).
         penalty: sparsifying regularization (chapter 08); validation losses are without it.
-        distillation: a teacher to learn from, beside the labels (chapter 18); validation losses are without it.
+        distillation: a teacher to learn from (chapter 18); validation losses are without it.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
     examples, early stopping without validation data, a device that is not there, nothing to train.
