@@ -15,6 +15,8 @@ PARTS = {
     "fit": frameworks.TrainingBackend,
     "masks": frameworks.MaskBackend,
     "penalties": frameworks.PenaltyBackend,
+    "sharing": frameworks.SharingBackend,
+    "distillation": frameworks.DistillationBackend,
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,
