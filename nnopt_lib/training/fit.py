@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from nnopt_lib.adapters import Stack
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.compression.quantization import Quantization
 from nnopt_lib.compression.quantized_models import straight_through
 from nnopt_lib.compression.sharing import Shared, check_sharing
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
-    Stack,
     penalty_backend_of,
     sharing_backend_of,
     stacks,
