@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from nnopt_lib.checks import NnoptError
 from nnopt_lib.compression.coding import encode, entropy
-from nnopt_lib.compression.positions import decode_mask, encode_mask, gaps, mask_from_gaps
+from nnopt_lib.compression.positions import _chances, decode_mask, encode_mask, gaps, mask_from_gaps
+from nnopt_lib.compression.streams import encode_bits
 
 
 def by_walking(mask, bits):
@@ -94,6 +95,20 @@ def test_bytes_that_are_not_whole_are_refused_or_give_a_mask_of_the_shape(way):
             refused += 1
             assert "\n" not in str(error)
     assert refused >= 50  # what was cut off, at least
+
+
+def test_rows_and_columns_that_keep_other_numbers_than_said_are_refused():
+    mask, (rows, columns) = MASKS["margins"], (MASKS["margins"].sum(axis) for axis in (1, 0))
+    other = encode_bits(np.roll(mask, 1, axis=1).ravel(), _chances(rows, columns))
+    whole = encode_mask(mask)
+    end = len(whole) - len(encode_bits(mask.ravel(), _chances(rows, columns)))
+    assert np.array_equal(decode_mask(whole, mask.shape), mask)
+    with pytest.raises(NnoptError) as error:
+        decode_mask(whole[:end] + other, mask.shape)
+    assert str(error.value) == (
+        "a coded mask must be bytes that encode_mask wrote for (400, 600); received rows and columns with other "
+        "counts."
+    )
 
 
 @pytest.mark.parametrize(
