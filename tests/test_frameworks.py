@@ -40,4 +40,4 @@ def test_what_is_no_model_is_refused():
 def test_a_framework_of_another_name_is_refused_before_it_is_imported():
     with pytest.raises(NnoptError) as refusal:
         nnopt.build(nnopt.mlp((), inputs=2, outputs=2), "tensorflow")
-    assert str(refusal.value) == "framework must be 'torch' or 'keras'; received 'tensorflow'."
+    assert str(refusal.value) == "framework must be one of torch, keras; received 'tensorflow'."
