@@ -332,3 +332,8 @@ def stacks() -> Any:
 def data_on_twin(name: str) -> Any:
     """``"importance"`` or ``"repair"``: what data say, on a PyTorch twin, of models of both frameworks."""
     return _part("torch", name)
+
+
+def stored_layers() -> Any:
+    """The module whose layers compute from stored weights; PyTorch alone has it."""
+    return _part("torch", "sparse")
