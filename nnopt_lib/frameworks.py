@@ -332,3 +332,13 @@ def stacks() -> Any:
 def data_on_twin(name: str) -> Any:
     """``"importance"`` or ``"repair"``: what data say, on a PyTorch twin, of models of both frameworks."""
     return _part("torch", name)
+
+
+def export_backend() -> Any:
+    """The module that makes ONNX models of PyTorch's; Keras models come to it as twins."""
+    return _part("torch", "export")
+
+
+def runner_backend() -> Any:
+    """The module that compiles PyTorch models and sets their threads."""
+    return _part("torch", "runners")
