@@ -342,3 +342,8 @@ def export_backend() -> Any:
 def runner_backend() -> Any:
     """The module that compiles PyTorch models and sets their threads."""
     return _part("torch", "runners")
+
+
+def stored_layers() -> Any:
+    """The module whose layers compute from stored weights; PyTorch alone has it."""
+    return _part("torch", "sparse")

@@ -63,6 +63,8 @@ class Stored:
         (n, m), kept = self.runs, self.arrays["values"].shape
         bits = np.unpackbits(self.arrays["positions"], count=math.prod(kept) * _bits(m))
         positions = bits.reshape(*kept, _bits(m)) @ (1 << np.arange(_bits(m), dtype=np.int32)[::-1])
+        if positions.max() >= m:  # of a file; `store` makes none
+            refuse(f"positions of weights stored as {n}:{m} must be below {m}", positions.max())
         entries, inputs = np.divmod(positions + np.arange(kept[1]) // n * m, self.shape[1])
         return (inputs * math.prod(self.shape[2:]) + entries).astype(np.int32)
 
