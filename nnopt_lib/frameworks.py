@@ -70,11 +70,14 @@ class TrainingBackend(Protocol):
         optimizer: Any,
         regularizers: Sequence[Any],
         device: str,
+        objective: Any = None,
     ) -> Learner:
         """The model in training, on the device.
 
-        Each of `regularizers`, in this order at every step, is called by `before` (the forward pass), `loss`
-        (what it adds), `after_backward` (gradients) and `after_step` (at this learning rate).
+        `objective` gives the loss in place of cross-entropy: by `targets` of a batch's examples, then, called
+        with (model, x, y, targets), logits and mean loss. Each of `regularizers`, in this order at every
+        step, is called by `before` (the forward pass), `loss` (what it adds), `after_backward` (gradients)
+        and `after_step` (at this learning rate).
         """
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
@@ -120,6 +123,30 @@ class PenaltyBackend(Protocol):
 
     def regularizer(self, model: Any, penalty: Any, training: Any, seed: int) -> Any:
         """A penalty at work in a loop."""
+
+
+class SharingBackend(Protocol):
+    """What `sharing` of both adapters offers: training of weights that share values."""
+
+    def regularizer(self, model: Any, shared: Mapping[str, Any]) -> Any:
+        """Who shares which value at work in a loop; the model's weights are shared so already."""
+
+
+class DistillationBackend(Protocol):
+    """What `distillation` of both adapters offers: learning from a teacher's answers."""
+
+    def loss(self, student_logits: Any, teacher_logits: Any, y: Any, temperature: float, alpha: float) -> Any:
+        """The mean loss of a batch, a scalar with a gradient."""
+
+    def layer_outputs(
+        self, model: Any, names: Sequence[str], x: np.ndarray, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """Outputs of layers, by the model's own names, (examples, channels, *space), in inference mode."""
+
+    def objective(
+        self, model: Any, lesson: Any, maps: Sequence[np.ndarray], training: Any, optimizer: Any
+    ) -> Any:
+        """What `learner` takes as `objective`; `maps` (student's channels, teacher's) are trained with it."""
 
 
 class DescriptionBackend(Protocol):
@@ -230,6 +257,25 @@ class ActivationBackend(Protocol):
         """
 
 
+class QuantizationBackend(Protocol):
+    """What `quantization` of both adapters offers."""
+
+    def copy(self, model: Any) -> Any:
+        """A copy that shares nothing with the model."""
+
+    def straight_through(self, model: Any, names: Sequence[str], recipe: Any) -> Any:
+        """Quantization-aware training of the named kernels: a regularizer of a loop."""
+
+    def dynamic(self, model: Any, names: Sequence[str] | None) -> Any:
+        """A copy whose dense layers run int8 kernels."""
+
+    def roundable(self, model: Any, names: Sequence[str]) -> list[str]:
+        """Those of the named kernels whose layers `round_inputs` can reach."""
+
+    def round_inputs(self, model: Any, grids: Mapping[str, Any]) -> None:
+        """Let the layers of these kernels read rounded numbers from now on."""
+
+
 class Stack(Protocol):
     """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""
 
@@ -279,6 +325,18 @@ def framework_of(model: Any) -> str:
     )
 
 
+def framework_of_tensor(tensor: Any) -> str:
+    """``"torch"`` for a `torch.Tensor`, ``"keras"`` for TensorFlow's and Keras's; others are refused."""
+    packages = {base.__module__.split(".")[0] for base in type(tensor).__mro__}
+    for package, framework in (("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")):
+        if package in packages:
+            return framework
+    refuse(
+        "logits of a student must be a tensor of PyTorch or TensorFlow",
+        f"{type(tensor).__module__}.{type(tensor).__qualname__}",
+    )
+
+
 def backend_of(model: Any) -> Backend:
     """The adapter of the framework that `model` belongs to."""
     return backend(framework_of(model))
@@ -297,6 +355,21 @@ def mask_backend_of(model: Any) -> MaskBackend:
 def penalty_backend_of(model: Any) -> PenaltyBackend:
     """The adapter for penalties of the framework that `model` belongs to."""
     return cast(PenaltyBackend, _part(framework_of(model), "penalties"))
+
+
+def sharing_backend_of(model: Any) -> SharingBackend:
+    """The adapter for shared values of the framework that `model` belongs to."""
+    return cast(SharingBackend, _part(framework_of(model), "sharing"))
+
+
+def distillation_backend(framework: str) -> DistillationBackend:
+    """The adapter for distillation of ``"torch"`` or ``"keras"``."""
+    return cast(DistillationBackend, _part(framework, "distillation"))
+
+
+def distillation_backend_of(model: Any) -> DistillationBackend:
+    """The adapter for distillation of the framework that `model` belongs to."""
+    return distillation_backend(framework_of(model))
 
 
 def removal_backend_of(model: Any) -> RemovalBackend:
@@ -322,6 +395,11 @@ def description_backend_of(model: Any) -> DescriptionBackend:
 def activation_backend_of(model: Any) -> ActivationBackend:
     """The reader of activations of the framework that `model` belongs to."""
     return cast(ActivationBackend, _part(framework_of(model), "activations"))
+
+
+def quantization_backend_of(model: Any) -> QuantizationBackend:
+    """Quantization in the framework that `model` belongs to."""
+    return cast(QuantizationBackend, _part(framework_of(model), "quantization"))
 
 
 def stacks() -> Any:

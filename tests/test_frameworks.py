@@ -15,10 +15,13 @@ PARTS = {
     "fit": frameworks.TrainingBackend,
     "masks": frameworks.MaskBackend,
     "penalties": frameworks.PenaltyBackend,
+    "sharing": frameworks.SharingBackend,
+    "distillation": frameworks.DistillationBackend,
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,
     "activations": frameworks.ActivationBackend,
+    "quantization": frameworks.QuantizationBackend,
 }
 
 
