@@ -147,6 +147,16 @@ def data_on_twin(name: str) -> Any:
     return _part("torch", name)
 
 
+def export_backend() -> Any:
+    """The module that makes ONNX models of PyTorch's; Keras models come to it as twins."""
+    return _part("torch", "export")
+
+
+def runner_backend() -> Any:
+    """The module that compiles PyTorch models and sets their threads."""
+    return _part("torch", "runners")
+
+
 def stored_layers() -> Any:
     """The module whose layers compute from stored weights; PyTorch alone has it."""
     return _part("torch", "sparse")
