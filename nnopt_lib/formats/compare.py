@@ -177,7 +177,9 @@ class _Layer:
         if name == "bsr":
             height, width = BLOCK
             tiles = sizes.reshape(rows // height, height, columns // width, width).sum((1, 3))
-            keep = np.kron(_largest(tiles.reshape(1, -1), sparsity).reshape(tiles.shape), np.ones(BLOCK, bool))
+            keep = np.kron(
+                _largest(tiles.reshape(1, -1), sparsity).reshape(tiles.shape), np.ones(BLOCK, bool)
+            )
         elif name == "nodes_removed":
             keep = np.broadcast_to(_largest(sizes.sum(1)[None], sparsity).T, sizes.shape)
         else:
@@ -228,9 +230,7 @@ def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
     return {f"{name}_{part}": value for part, value in zip(("median", "low", "high"), interval, strict=True)}
 
 
-def _check(
-    shape: tuple[int, ...], sparsity: float | Sequence[float], formats: Sequence[str]
-) -> list[float]:
+def _check(shape: tuple[int, ...], sparsity: float | Sequence[float], formats: Sequence[str]) -> list[float]:
     """Refuse what cannot be compared; gives the sparsities in rising order."""
     if isinstance(formats, str):
         refuse("formats must be a list", repr(formats), f"Pass [{formats!r}].")

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.checks import NnoptError, check_int, refuse
 from nnopt_lib.files import write_atomically
 from nnopt_lib.frameworks import backend, export_backend, framework_of
 from nnopt_lib.models.describe import Described, read
 from nnopt_lib.structure.coupling import couple
 from nnopt_lib.structure.spec import NetSpec
 
+Result = tuple[Any, list[np.ndarray]]  # inputs in any of their forms, outputs in order
 TOLERANCE = 1e-5  # of the largest output: sums of float32 in another order
 
 
@@ -23,9 +24,9 @@ TOLERANCE = 1e-5  # of the largest output: sums of float32 in another order
 class Exported:
     """An ONNX file that `export_onnx` wrote.
 
-    nbytes: of the file. loaded_nbytes: of all weights in ONNX Runtime's memory, zeros included, since it makes
-    sparse ones dense. inputs, outputs: names in the file. batch: how many examples it reads, None for any
-    number. sparse: names of the weights that are stored without their zeros.
+    nbytes: of the file. loaded_nbytes: of all weights in ONNX Runtime's memory, zeros included, since it
+    makes sparse ones dense. inputs, outputs: names in the file. batch: how many examples it reads, None for
+    any number. sparse: names of the weights that are stored without their zeros.
     """
 
     path: Path
@@ -66,28 +67,36 @@ def export_onnx(
     """
     if batch is not None:
         check_int("batch", batch, at_least=1)
-    proto, x, expected = onnx_of(model, example_input, batch)
+    proto, results = onnx_of(model, example_input, batch)
     sparse = _make_sparse(proto) if sparse_initializers else ()
     loaded = sum(_dense_nbytes(tensor) for tensor in proto.graph.initializer)
     loaded += sum(_dense_nbytes(tensor) for tensor in proto.graph.sparse_initializer)
     content = proto.SerializeToString()
-    _check_outputs(content, x, expected)
+    _check_outputs(content, results)
     write_atomically(Path(path), content)
-    names = (tuple(value.name for value in values) for values in (proto.graph.input, proto.graph.output))
-    return Exported(Path(path), len(content), loaded, *names, batch, sparse)
+    inputs = tuple(value.name for value in proto.graph.input)
+    outputs = tuple(value.name for value in proto.graph.output)
+    return Exported(Path(path), len(content), loaded, inputs, outputs, batch, sparse)
 
 
-def onnx_of(model: Any, example_input: Any, batch: int | None) -> tuple[Any, Any, list[np.ndarray]]:
-    """The `onnx.ModelProto` of a model, the examples that it was read with, and the model's outputs for them.
+def onnx_of(model: Any, example_input: Any, batch: int | None) -> tuple[Any, list[Result]]:
+    """The `onnx.ModelProto` of a model, and what it must give: examples and the model's outputs for them.
 
-    The examples are as many as `batch`, or at least two where it reads any number.
+    As many examples as `batch`, or two numbers of them where it reads any number.
     """
     x = _example(model, example_input, batch)
     twin = _twin(model, x) if framework_of(model) == "keras" else model
     adapter = export_backend()
     # First: a model that does not run on its inputs is told so, not that it cannot be exported.
-    expected = adapter.outputs_of(twin, x)
-    return adapter.onnx_of(twin, x, any_batch=batch is None), x, expected
+    results = [(x, adapter.outputs_of(twin, x))]
+    if batch is None:
+        try:
+            more = _resized(x, 1 + _count(x))
+            results.append((more, adapter.outputs_of(twin, more)))
+        except NnoptError:
+            rule = f"{type(model).__name__} must run on any number of examples to be exported for any"
+            refuse(rule, f"one that fails on {1 + _count(x)}", "Pass batch=, the number that it reads.")
+    return adapter.onnx_of(twin, x, any_batch=batch is None), results
 
 
 def session_of(content: bytes, threads: int = 0) -> Any:
@@ -120,15 +129,21 @@ def _example(model: Any, given: Any, batch: int | None) -> Any:
             refuse(rule, "none", "Pass a batch that it reads, (examples, *input_shape).")
         given = np.random.default_rng(0).standard_normal((2, *spec.input_shape), np.float32)
     # Of one example torch.export would take the number of examples for a constant.
-    size = batch or max(2, len(next(iter(given.values())) if isinstance(given, Mapping) else given))
-    if isinstance(given, Mapping):
-        return {name: _resized(array, size) for name, array in given.items()}
-    return tuple(_resized(a, size) for a in given) if isinstance(given, tuple) else _resized(given, size)
+    return _resized(given, batch or max(2, _count(given)))
 
 
-def _resized(array: Any, size: int) -> np.ndarray:
+def _count(x: Any) -> int:
+    arrays = list(x.values()) if isinstance(x, Mapping) else x if isinstance(x, tuple) else [x]
+    return len(arrays[0])
+
+
+def _resized(x: Any, size: int) -> Any:
     """The examples from the first on, again where they do not suffice."""
-    values = np.asarray(array)
+    if isinstance(x, Mapping):
+        return {name: _resized(array, size) for name, array in x.items()}
+    if isinstance(x, tuple):
+        return tuple(_resized(array, size) for array in x)
+    values = np.asarray(x)
     return values[np.arange(size) % len(values)]
 
 
@@ -139,13 +154,15 @@ def _twin(model: Any, x: Any) -> Any:
     return backend("torch").build(spec, dict(weights))
 
 
-def _check_outputs(content: bytes, x: Any, expected: list[np.ndarray]) -> None:
+def _check_outputs(content: bytes, results: list[Result]) -> None:
     session = session_of(content)
-    for value, given in zip(expected, session.run(None, feeds(session, x)), strict=True):
-        difference, size = float(np.abs(value - given).max()), float(np.abs(value).max())
-        if not difference <= TOLERANCE * size:
-            rule = "ONNX Runtime must give the model's outputs to 1e-5 of the largest"
-            refuse(rule, f"{difference:.2g} where the largest is {size:.2g}", "Look for NaN, or export another.")
+    for x, expected in results:
+        for value, given in zip(expected, session.run(None, feeds(session, x)), strict=True):
+            difference, size = float(np.abs(value - given).max()), float(np.abs(value).max())
+            if not difference <= TOLERANCE * size:
+                rule = "ONNX Runtime must give the model's outputs to 1e-5 of the largest"
+                received = f"{difference:.2g} where the largest is {size:.2g}"
+                refuse(rule, received, "Look for NaN, or export another.")
 
 
 def _make_sparse(proto: Any) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def runners(
     keras = framework_of(model) == "keras"
     if keras and (foreign := [kind for kind in kinds if kind in ("compiled", "cuda_2:4")]):
         rule = "runtimes of a Keras model must be eager, onnxruntime, onnxruntime_int8 or openvino"
-        refuse(rule, foreign[0], "Build its description by build(describe(model)), and copy_weights into that.")
+        refuse(
+            rule, foreign[0], "Build its description by build(describe(model)), and copy_weights into that."
+        )
     if keras and threads is not None and "eager" in kinds:
         rule = "threads of a Keras model's own functions are fixed when it first computes"
         refuse(rule, f"threads={threads}", "Leave threads or 'eager' out.")

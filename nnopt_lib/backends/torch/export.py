@@ -40,7 +40,9 @@ def onnx_of(model: nn.Module, x: Any, *, any_batch: bool) -> Any:
         shapes = tuple(batch for _ in given["args"])
     try:
         with inference(model), _silent():
-            program = torch.onnx.export(model, **given, dynamic_shapes=shapes, dynamo=True, verbose=False)
+            program: Any = torch.onnx.export(
+                model, **given, dynamic_shapes=shapes, dynamo=True, verbose=False
+            )
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         rule = f"{type(model).__name__} must be a model that torch.onnx.export can read"

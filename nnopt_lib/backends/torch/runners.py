@@ -41,12 +41,11 @@ def on_threads(run: Callable[[], Any], count: int) -> Callable[[], Any]:
 def layer_of(kernel: np.ndarray) -> nn.Module:
     """A linear layer (out, in), or a convolution (out, in, height, width) that keeps odd sizes; no bias."""
     weight = torch.from_numpy(np.array(kernel, np.float32))
+    outputs, inputs, *size = weight.shape
     with torch.device("meta"):  # values come below; drawing them would take longer than all else
-        layer: Any = (
-            nn.Linear(*weight.shape[::-1], bias=False)
-            if weight.ndim == 2
-            else nn.Conv2d(*weight.shape[1::-1], weight.shape[2:], padding="same", bias=False)
-        )
+        layer: nn.Linear | nn.Conv2d = nn.Linear(inputs, outputs, bias=False)
+        if size:
+            layer = nn.Conv2d(inputs, outputs, (size[0], size[1]), padding="same", bias=False)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return nn.Sequential(layer).eval()
 
@@ -57,8 +56,9 @@ def compiled(model: nn.Module, x: np.ndarray, count: int) -> Callable[[], Any]:
     if shutil.which(compiler) is None:
         rule = "torch.compile needs a C++ compiler"
         refuse(rule, f"{compiler}, which is not installed", "Install it, or leave 'compiled' out.")
-    run = on_threads(fit.runner(torch.compile(copy.deepcopy(model), dynamic=False), x, None), count)
-    # Of layers of one class torch compiles eight by default, and leaves the others as they are, silently.
+    quick: Any = torch.compile(copy.deepcopy(model), dynamic=False)
+    run = on_threads(fit.runner(quick, x, None), count)
+    # Of one class torch compiles eight shapes by default, and runs others as they are, without a word.
     with torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
         run()
     return run

@@ -3,7 +3,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from nnopt_lib.backends.torch.export import onnx_of, outputs_of
