@@ -90,8 +90,8 @@ def compare_formats(
     if repeats is not None:
         check_int("repeats", repeats, at_least=_FEWEST)
     check_number("seconds", seconds, above=0)
-    layer = _Layer(shape, batch, threads, seed)
     chosen = [name for name in ROWS if name in formats or name == "dense"]
+    layer = _Layer(shape, batch, threads, seed, chosen)
     sides: dict[tuple[str, float | None], _Side] = {}
     for name in chosen:
         for each in asked if name in SPARSE else [None]:
@@ -137,18 +137,23 @@ def faster_from(rows: Sequence[Mapping[str, Any]], format: str) -> tuple[float, 
 class _Layer:
     """One random layer and its input; `side` makes it in a format, and checks what that gives."""
 
-    def __init__(self, shape: tuple[int, ...], batch: int, threads: int, seed: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], batch: int, threads: int, seed: int, formats: Sequence[str]
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.threads = threads
         self.kernel = self.random.standard_normal(shape, np.float32)
         # Sums of as many products as there are inputs come out near 1.
         self.kernel /= np.float32(np.sqrt(matrix_shape(shape)[1]))
         self.x = self.random.standard_normal((batch, shape[1], *IMAGE[: len(shape) - 2]), np.float32)
+        # In one call: both sessions of ONNX Runtime come from one export.
+        kinds = [_KINDS[name] for name in formats if name in _KINDS]
+        self.runs = runners(runner_backend().layer_of(self.kernel), self.x, kinds, threads=threads)
 
     def side(self, name: str, sparsity: float | None) -> _Side:
         """The layer in a format, compared with the dense one of the same weights."""
         kernel = self.kernel if sparsity is None else self.pruned(name, sparsity)
-        expected, kind = self.outputs(kernel, self.x), _KINDS.get(name, "eager")
+        expected = self.outputs(kernel, self.x)
         if name == "nodes_removed":
             kept = kernel.reshape(len(kernel), -1).any(1)
             kernel, expected = kernel[kept], expected[:, kept]
@@ -156,7 +161,7 @@ class _Layer:
         stored = store(kernel, name, block=BLOCK) if name in ("csr", "bsr", "constant_fan_in") else None
         if stored is not None:
             model = convert(model, name, block=BLOCK)
-        run = runners(model, self.x, [kind], threads=self.threads)[kind]
+        run = self.runs[_KINDS[name]] if sparsity is None else self.eager(model)
         largest = float(np.abs(expected).max())
         bound = TOLERANCE * largest + (self.int8_bound() if name == "int8" else 0)
         begin = time.perf_counter()
@@ -189,7 +194,11 @@ class _Layer:
     def outputs(self, kernel: np.ndarray, x: np.ndarray) -> np.ndarray:
         """What the dense layer gives, in PyTorch."""
         model = runner_backend().layer_of(kernel)
-        return np.asarray(runners(model, x, ["eager"], threads=self.threads)["eager"]())
+        return np.asarray(self.eager(model, x)())
+
+    def eager(self, model: Any, x: np.ndarray | None = None) -> Callable[[], Any]:
+        """A function that runs a torch model on the layer's input, or on another."""
+        return runners(model, self.x if x is None else x, ["eager"], threads=self.threads)["eager"]
 
     def int8_bound(self) -> np.ndarray:
         """The largest error of each output when weights and inputs are off by half a step."""

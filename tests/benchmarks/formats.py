@@ -47,7 +47,7 @@ def print_setting(rows: Rows, seconds: float) -> None:
         shown = SPARSITIES if name in SPARSE else SPARSITIES[:1]
         error = max(row["max_error"] for row in own.values())
         ms = own[SPARSITIES[-1]]["seconds_median"] * 1e3
-        cells = "".join(f"{ratio(own[s]):>22}" for s in shown)
+        cells = "".join(f" {ratio(own[s]):>21}" for s in shown)
         print(f"{name:16} {ms:9.3f} {error:13.1e}{cells}" + ("" if name in SPARSE else "  at every sparsity"))
 
 
