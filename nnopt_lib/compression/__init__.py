@@ -2,9 +2,13 @@
 
 from nnopt_lib.compression.coding import bits_per_symbol, decode, encode, entropy
 from nnopt_lib.compression.positions import gaps, mask_from_gaps
+from nnopt_lib.compression.quantization import Quantization, Quantized, quantize
+from nnopt_lib.compression.sensitivity import sensitivity
 from nnopt_lib.compression.sharing import Shared, share, share_weights, shared_now
 
 __all__ = [
+    "Quantization",
+    "Quantized",
     "Shared",
     "bits_per_symbol",
     "decode",
@@ -12,6 +16,8 @@ __all__ = [
     "entropy",
     "gaps",
     "mask_from_gaps",
+    "quantize",
+    "sensitivity",
     "share",
     "share_weights",
     "shared_now",
