@@ -37,6 +37,7 @@ _HOME = {
     "models.channels": ["channel_rule"],
     "models.build": ["build", "get_weights", "set_weights", "copy_weights"],
     "training.recipe": ["Training", "History"],
+    "training.distillation": ["Distillation", "distillation_loss"],
     "training.fit": ["seed_everything", "fit", "fit_many", "evaluate", "predict", "runner"],
     "pruning.masks": ["Masks", "make_masks", "shuffle_masks"],
     "pruning.node_masks": ["NodeMasks"],

@@ -70,6 +70,8 @@ from nnopt_lib.structure.families import vgg as vgg
 from nnopt_lib.structure.families import vit as vit
 from nnopt_lib.structure.spec import NetSpec as NetSpec
 from nnopt_lib.structure.spec import Node as Node
+from nnopt_lib.training.distillation import Distillation as Distillation
+from nnopt_lib.training.distillation import distillation_loss as distillation_loss
 from nnopt_lib.training.fit import evaluate as evaluate
 from nnopt_lib.training.fit import fit as fit
 from nnopt_lib.training.fit import fit_many as fit_many

@@ -70,10 +70,12 @@ class TrainingBackend(Protocol):
         optimizer: Any,
         regularizers: Sequence[Any],
         device: str,
+        objective: Any = None,
     ) -> Learner:
         """The model in training, on the device.
 
-        Each of `regularizers`, in this order at every step, is called by `before` (the forward pass), `loss`
+        `objective` gives the loss in place of cross-entropy: by `targets` of the examples of a batch, then,
+        called with (model, x, y, targets), the logits and the mean loss. Each of `regularizers`, in this order at every step, is called by `before` (the forward pass), `loss`
         (what it adds), `after_backward` (gradients) and `after_step` (at this learning rate).
         """
 
@@ -120,6 +122,25 @@ class PenaltyBackend(Protocol):
 
     def regularizer(self, model: Any, penalty: Any, training: Any, seed: int) -> Any:
         """A penalty at work in a loop."""
+
+
+class DistillationBackend(Protocol):
+    """What `distillation` of both adapters offers: learning from a teacher's answers."""
+
+    def loss(
+        self, student_logits: Any, teacher_logits: Any, y: Any, temperature: float, alpha: float
+    ) -> Any:
+        """The mean loss of a batch, a scalar with a gradient."""
+
+    def layer_outputs(
+        self, model: Any, names: Sequence[str], x: np.ndarray, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """Outputs of layers, by the model's own names, (examples, channels, *space), in inference mode."""
+
+    def objective(
+        self, model: Any, lesson: Any, maps: Sequence[np.ndarray], training: Any, optimizer: Any
+    ) -> Any:
+        """What `learner` takes as `objective`; `maps` (student's channels, teacher's) are trained with it."""
 
 
 class DescriptionBackend(Protocol):
@@ -279,6 +300,18 @@ def framework_of(model: Any) -> str:
     )
 
 
+def framework_of_tensor(tensor: Any) -> str:
+    """``"torch"`` for a `torch.Tensor`, ``"keras"`` for TensorFlow's and Keras's; anything else is refused."""
+    packages = {base.__module__.split(".")[0] for base in type(tensor).__mro__}
+    for package, framework in (("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")):
+        if package in packages:
+            return framework
+    refuse(
+        "logits of a student must be a tensor of PyTorch or TensorFlow",
+        f"{type(tensor).__module__}.{type(tensor).__qualname__}",
+    )
+
+
 def backend_of(model: Any) -> Backend:
     """The adapter of the framework that `model` belongs to."""
     return backend(framework_of(model))
@@ -297,6 +330,16 @@ def mask_backend_of(model: Any) -> MaskBackend:
 def penalty_backend_of(model: Any) -> PenaltyBackend:
     """The adapter for penalties of the framework that `model` belongs to."""
     return cast(PenaltyBackend, _part(framework_of(model), "penalties"))
+
+
+def distillation_backend(framework: str) -> DistillationBackend:
+    """The adapter for distillation of ``"torch"`` or ``"keras"``."""
+    return cast(DistillationBackend, _part(framework, "distillation"))
+
+
+def distillation_backend_of(model: Any) -> DistillationBackend:
+    """The adapter for distillation of the framework that `model` belongs to."""
+    return distillation_backend(framework_of(model))
 
 
 def removal_backend_of(model: Any) -> RemovalBackend:

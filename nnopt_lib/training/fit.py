@@ -27,6 +27,7 @@ from nnopt_lib.pruning.penalties import Penalty
 from nnopt_lib.pruning.prune import hold
 from nnopt_lib.structure.spec import NetSpec
 from nnopt_lib.structure.weights import check_match, initial_weights
+from nnopt_lib.training.distillation import Distillation, lesson
 from nnopt_lib.training.loop import check_data, train
 from nnopt_lib.training.recipe import History, Training
 
@@ -63,6 +64,7 @@ def fit(
     device: str = "auto",
     masks: Masks | None = None,
     penalty: Penalty | None = None,
+    distillation: Distillation | None = None,
 ) -> History:
     """Train `model` in place by `training` and return its `History`.
 
@@ -74,6 +76,7 @@ def fit(
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
         masks: removed weights, held at 0 throughout (chapter 09).
         penalty: sparsifying regularization (chapter 08); validation losses are without it.
+        distillation: a teacher to learn from, beside the labels (chapter 18); validation losses are without it.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
     examples, early stopping without validation data, a device that is not there, nothing to train.
@@ -86,15 +89,18 @@ def fit(
     """
     check_data(data, training)
     adapter = training_backend_of(model)
+    # Before seeding: whatever a teacher draws, the student's training is not moved by it.
+    taught = None if distillation is None else lesson(distillation, data)
     seed_everything(seed)
     # In this order: hold and penalty need the optimizer's state, and weights that are on the device.
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
+    objective = None if taught is None else taught.objective(model, data, training, seed, optimizer)
     held = None if masks is None else hold(model, masks, optimizer)
     try:
         regularizers = []
         if penalty is not None:
             regularizers.append(penalty_backend_of(model).regularizer(model, penalty, training, seed))
-        learner = adapter.learner(model, data, training, optimizer, regularizers, device)
+        learner = adapter.learner(model, data, training, optimizer, regularizers, device, objective)
         return train(learner, [data], training, [seed])[0]
     finally:
         if held is not None:  # a Keras model would stay held under the next optimizer, too

@@ -36,23 +36,31 @@ def _make_step(
     training: Training,
     optimizer: keras.optimizers.Optimizer,
     regularizers: Sequence[Any],
-) -> Callable[[Any, Any], tuple[Any, Any]]:
+    objective: Any,
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """One optimizer step on a batch, compiled by tf.function; gives the mean loss and the number correct."""
+    beside = [] if objective is None else objective.variables
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Keras decouples weight decay in every optimizer; PyTorch's SGD and Adam add it to the gradient.
     decay = training.weight_decay if training.optimizer != "adamw" else 0.0
 
     # The last batch of an epoch is smaller; without this option it would be compiled for each size anew.
     @tf.function(reduce_retracing=True)
-    def step(x: Any, y: Any) -> tuple[Any, Any]:
+    def step(x: Any, y: Any, targets: Any) -> tuple[Any, Any]:
         for regularizer in regularizers:
             regularizer.before()
         with tf.GradientTape() as tape:
-            logits = model(x, training=True)
-            loss = loss_of(y, logits)
+            if objective is None:
+                logits = model(x, training=True)
+                loss = loss_of(y, logits)
+            else:
+                logits, loss = objective(model, x, y, targets)
             total = loss + sum(model.losses) if model.losses else loss  # of a user's kernel_regularizer
             total = sum((regularizer.loss() for regularizer in regularizers), start=total)
-        gradients = tape.gradient(total, [v.value for v in model.trainable_variables])
+        gradients = tape.gradient(total, [v.value for v in (*model.trainable_variables, *beside)])
+        if beside:
+            objective.step(gradients[-len(beside) :], optimizer.learning_rate)
+            gradients = gradients[: -len(beside)]
         if decay:
             pairs = zip(gradients, model.trainable_variables, strict=True)
             gradients = [None if g is None else g + decay * v for g, v in pairs]
@@ -92,11 +100,12 @@ class OneModel:
         optimizer: keras.optimizers.Optimizer,
         regularizers: Sequence[Any],
         device: str,
+        objective: Any = None,
     ) -> None:
-        self._model, self._device = model, device
+        self._model, self._device, self._objective = model, device, objective
         self._x, self._y = channels_last(data.x_train), data.y_train
         self._optimizer = optimizer
-        self._step = _make_step(model, training, optimizer, regularizers)
+        self._step = _make_step(model, training, optimizer, regularizers, objective)
         self._kept: list[np.ndarray] = []
 
     def indices(self, orders: np.ndarray) -> np.ndarray:
@@ -108,7 +117,9 @@ class OneModel:
         examples = batch[0]
         self._optimizer.learning_rate = rate  # a variable, which the compiled step reads
         with _device(self._device):
-            loss, correct = self._step(tf.constant(self._x[examples]), tf.constant(self._y[examples]))
+            x, y = tf.constant(self._x[examples]), tf.constant(self._y[examples])
+            targets = [] if self._objective is None else self._objective.targets(examples)
+            loss, correct = self._step(x, y, targets)
         return np.array([[float(loss) * len(examples)], [int(correct)]])
 
     def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:

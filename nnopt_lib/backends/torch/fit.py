@@ -62,8 +62,10 @@ class OneModel:
         optimizer: torch.optim.Optimizer,
         regularizers: Sequence[Any],
         device: str,
+        objective: Any = None,
     ) -> None:
         self._model, self._optimizer, self._regularizers = model, optimizer, regularizers
+        self._objective = objective
         self._device = resolve_device(device)
         self._x, self._y = (torch.as_tensor(v).to(self._device) for v in (data.x_train, data.y_train))
         self._half = training.mixed_precision and self._device.type == "cuda"
@@ -83,8 +85,7 @@ class OneModel:
         for regularizer in self._regularizers:
             regularizer.before()
         with torch.autocast(self._device.type, torch.float16) if self._half else contextlib.nullcontext():
-            logits = self._model(self._x[examples])
-            loss = F.cross_entropy(logits, self._y[examples])
+            logits, loss = self._logits_and_loss(examples)
         total = sum((regularizer.loss() for regularizer in self._regularizers), start=loss)
         self._scaler.scale(total).backward()
         if self._regularizers:  # gates read gradients of the loss, not of the scaled loss
@@ -98,6 +99,13 @@ class OneModel:
         # Both stay on the device. float(): losses of a model in half precision would overflow as a sum.
         correct = (logits.detach().argmax(1) == self._y[examples]).sum()
         return torch.stack([loss.detach().float() * len(examples), correct])[:, None]
+
+    def _logits_and_loss(self, examples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = self._x[examples], self._y[examples]
+        if self._objective is not None:
+            return self._objective(self._model, x, y, self._objective.targets(examples))
+        logits = self._model(x)
+        return logits, F.cross_entropy(logits, y)
 
     def predict(self, sets: Sequence[np.ndarray]) -> np.ndarray:
         """Outputs for the one array of inputs in `sets`, (1, examples, *outputs)."""
