@@ -124,6 +124,13 @@ class PenaltyBackend(Protocol):
         """A penalty at work in a loop."""
 
 
+class SharingBackend(Protocol):
+    """What `sharing` of both adapters offers: training of weights that share values."""
+
+    def regularizer(self, model: Any, shared: Mapping[str, Any]) -> Any:
+        """Who shares which value at work in a loop; the model's weights are shared so already."""
+
+
 class DistillationBackend(Protocol):
     """What `distillation` of both adapters offers: learning from a teacher's answers."""
 
@@ -330,6 +337,11 @@ def mask_backend_of(model: Any) -> MaskBackend:
 def penalty_backend_of(model: Any) -> PenaltyBackend:
     """The adapter for penalties of the framework that `model` belongs to."""
     return cast(PenaltyBackend, _part(framework_of(model), "penalties"))
+
+
+def sharing_backend_of(model: Any) -> SharingBackend:
+    """The adapter for shared values of the framework that `model` belongs to."""
+    return cast(SharingBackend, _part(framework_of(model), "sharing"))
 
 
 def distillation_backend(framework: str) -> DistillationBackend:

@@ -15,6 +15,7 @@ PARTS = {
     "fit": frameworks.TrainingBackend,
     "masks": frameworks.MaskBackend,
     "penalties": frameworks.PenaltyBackend,
+    "sharing": frameworks.SharingBackend,
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,

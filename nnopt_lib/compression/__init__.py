@@ -1,5 +1,6 @@
 """Fewer bits and smaller factors: quantization, sharing, coding, files. Chapter 18 teaches it."""
 
+from nnopt_lib.compression.checkpoints import load_compressed, save_compressed, size_report
 from nnopt_lib.compression.coding import bits_per_symbol, decode, encode, entropy
 from nnopt_lib.compression.positions import gaps, mask_from_gaps
 from nnopt_lib.compression.quantization import Quantization, Quantized, quantize
@@ -15,10 +16,13 @@ __all__ = [
     "encode",
     "entropy",
     "gaps",
+    "load_compressed",
     "mask_from_gaps",
     "quantize",
+    "save_compressed",
     "sensitivity",
     "share",
     "share_weights",
     "shared_now",
+    "size_report",
 ]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from nnopt_lib.checks import check_choice, check_int, refuse
+from nnopt_lib.compression.streams import coded, decoded, packed, refuse_bytes, unpacked
 
 CODERS = ("ans", "huffman", "fixed")
 _DENSE = 16  # in the first byte: counts of 0, 1, 2, ..., not of listed symbols
 _LARGEST = 2**31 - 1  # symbol, count, number of symbols
-_KINDS = 2**20  # different symbols: constriction divides one into 2**24 parts
 
 
 def entropy(symbols: np.ndarray) -> float:
@@ -41,7 +41,7 @@ def bits_per_symbol(symbols: np.ndarray, coder: str = "ans") -> float:
     """
     check_choice("coder", coder, CODERS)
     _, indices, counts = _counted(symbols)
-    return _coded(indices, counts, coder)[1] / max(len(indices), 1)
+    return coded(indices, counts, coder)[1] / max(len(indices), 1)
 
 
 def encode(symbols: np.ndarray, coder: str = "ans") -> bytes:
@@ -65,16 +65,16 @@ def encode(symbols: np.ndarray, coder: str = "ans") -> bytes:
     values, indices, counts = _counted(symbols)
     if coder == "fixed":
         width = int(values[-1]).bit_length() if len(values) else 0
-        head = bytes([CODERS.index(coder), width]) + _written([len(indices)])
-        return head + _packed(values[indices], width)
+        head = bytes([CODERS.index(coder), width]) + written([len(indices)])
+        return head + packed(values[indices], width)
     listed = [len(values), *_interleaved(np.diff(values, prepend=-1) - 1, counts - 1)]
     every = np.zeros(int(values[-1]) + 1 if _is_short(values) else 0, np.int64)
     if len(every):
         every[values] = counts
-    tables = [_written(listed)] + ([_written([len(every), *every])] if len(every) else [])
+    tables = [written(listed)] + ([written([len(every), *every])] if len(every) else [])
     dense = len(tables) > 1 and len(tables[1]) <= len(tables[0])
     first = bytes([CODERS.index(coder) | _DENSE * dense])
-    return first + tables[dense] + _coded(indices, counts, coder)[0]
+    return first + tables[dense] + coded(indices, counts, coder)[0]
 
 
 def decode(data: bytes, size: int | None = None) -> np.ndarray:
@@ -94,20 +94,20 @@ def decode(data: bytes, size: int | None = None) -> np.ndarray:
     kind, rest = data[0] if data else -1, data[1:]
     coder = kind & ~_DENSE
     if coder not in range(len(CODERS)) or (kind & _DENSE and CODERS[coder] == "fixed"):
-        _refuse_bytes(f"first byte {kind}" if data else "none")
+        refuse_bytes(f"first byte {kind}" if data else "none")
     if CODERS[coder] == "fixed":
         width = rest[0] if rest else 32
-        (count,), rest = _read(rest[1:], 1)
+        (count,), rest = read_numbers(rest[1:], 1)
         _check_size(count, size)
         if width > 31 or len(rest) != (count * width + 7) // 8:
-            _refuse_bytes(f"{len(rest)} for {count} symbols of {width} bits")
-        return _unpacked(rest, count, width)
+            refuse_bytes(f"{len(rest)} for {count} symbols of {width} bits")
+        return unpacked(rest, count, width)
     values, counts, rest = _table(rest, bool(kind & _DENSE))
     total = sum(counts)
     _check_size(total, size)
     if not total:
         return np.zeros(0, np.int64)
-    return np.asarray(values, np.int64)[_decoded(rest, np.asarray(counts, np.int64), total, CODERS[coder])]
+    return np.asarray(values, np.int64)[decoded(rest, np.asarray(counts, np.int64), total, CODERS[coder])]
 
 
 def _counted(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,7 +134,8 @@ def _interleaved(first: np.ndarray, second: np.ndarray) -> list[int]:
 # ---------------------------------------------------------------- whole numbers of any size: 7 bits a byte
 
 
-def _written(numbers: Sequence[Any]) -> bytes:
+def written(numbers: Iterable[Any]) -> bytes:
+    """Whole numbers from 0 on, 7 bits a byte, the lowest first."""
     out = bytearray()
     for number in map(int, numbers):
         while number >= 128:
@@ -144,40 +145,40 @@ def _written(numbers: Sequence[Any]) -> bytes:
     return bytes(out)
 
 
-def _read(data: bytes, count: int) -> tuple[list[int], bytes]:
-    """`count` numbers that `_written` wrote, none above 2**31 - 1, and the bytes behind them."""
+def read_numbers(data: bytes, count: int) -> tuple[list[int], bytes]:
+    """`count` numbers that `written` wrote, none above 2**31 - 1, and the bytes behind them."""
     numbers: list[int] = []
     number, shift = 0, 0
     if count > len(data):
-        _refuse_bytes(f"{len(data)} for a table of {count} numbers")
+        refuse_bytes(f"{len(data)} for a table of {count} numbers")
     for position, byte in enumerate(data):
         if len(numbers) == count:
             return numbers, data[position:]
         number |= (byte & 127) << shift
         shift += 7
         if number > _LARGEST or shift > 35:
-            _refuse_bytes("a number above 2**31 - 1")
+            refuse_bytes("a number above 2**31 - 1")
         if byte < 128:
             numbers.append(number)
             number, shift = 0, 0
     if len(numbers) < count:
-        _refuse_bytes("a table that is cut off")
+        refuse_bytes("a table that is cut off")
     return numbers, b""
 
 
 def _table(data: bytes, dense: bool) -> tuple[list[int], list[int], bytes]:
     """Symbols, how often each occurs, and the bytes behind the table."""
-    (length,), rest = _read(data, 1)
+    (length,), rest = read_numbers(data, 1)
     if dense:
-        counts, rest = _read(rest, length)
+        counts, rest = read_numbers(rest, length)
         values = [value for value, count in enumerate(counts) if count]
         counts = [count for count in counts if count]
     else:
-        pairs, rest = _read(rest, 2 * length)
+        pairs, rest = read_numbers(rest, 2 * length)
         values = [int(value) - 1 for value in np.cumsum([gap + 1 for gap in pairs[::2]])]
         counts = [count + 1 for count in pairs[1::2]]
     if values and values[-1] > _LARGEST:
-        _refuse_bytes("a symbol above 2**31 - 1")
+        refuse_bytes("a symbol above 2**31 - 1")
     return values, counts, rest
 
 
@@ -185,93 +186,4 @@ def _check_size(count: int, size: int | None) -> None:
     if size is not None and count != check_int("size", size, at_least=0):
         refuse(f"coded symbols must be {size}", f"bytes that say {count}")
     if count > _LARGEST:
-        _refuse_bytes(f"bytes that say {count} symbols")
-
-
-def _refuse_bytes(received: str) -> None:
-    refuse("coded symbols must be bytes that encode wrote, all of them", received)
-
-
-# ---------------------------------------------------------------- constriction
-
-
-def _coded(indices: np.ndarray, counts: np.ndarray, coder: str) -> tuple[bytes, int]:
-    """Symbols, as indices of their counts, in bytes; and the bits that are used of them."""
-    import constriction
-
-    if coder == "fixed":
-        width = max(len(counts) - 1, 0).bit_length()
-        return _packed(indices, width), len(indices) * width
-    if len(counts) < 2:  # nothing to tell
-        return b"", 0
-    if len(counts) > _KINDS:
-        refuse(f"{coder} codes at most {_KINDS} different symbols", len(counts), "Pass coder='fixed'.")
-    if coder == "ans":
-        stack = constriction.stream.stack.AnsCoder()
-        stack.encode_reverse(indices.astype(np.int32), _model(counts))
-        # Words are of four bytes, and the last one is never 0: zeros at its end can be put back.
-        return stack.get_compressed().astype("<u4").tobytes().rstrip(b"\0"), stack.num_valid_bits()
-    tree = constriction.symbol.huffman.EncoderHuffmanTree(np.asarray(counts, np.float64))
-    queue = constriction.symbol.QueueEncoder()
-    for index in indices.tolist():
-        queue.encode_symbol(index, tree)
-    words, bits = queue.get_compressed_and_bitrate()
-    return words.astype("<u4").tobytes()[: (bits + 7) // 8], bits
-
-
-def _decoded(data: bytes, counts: np.ndarray, total: int, coder: str) -> np.ndarray:
-    """Indices of `counts`, int64 (total,); refused where they do not occur so often, or bytes are left."""
-    import constriction
-
-    if len(counts) < 2:
-        if data:
-            _refuse_bytes(f"{len(data)} bytes behind the last symbol")
-        return np.zeros(total, np.int64)
-    if len(counts) > _KINDS:
-        _refuse_bytes(f"a table of {len(counts)} symbols")
-    words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
-    try:
-        if coder == "ans":
-            stack = constriction.stream.stack.AnsCoder(words)
-            indices = stack.decode(_model(counts), total)
-            left = not stack.is_empty()
-        else:
-            left = len(data) != (_huffman_bits(counts) + 7) // 8
-            tree = constriction.symbol.huffman.DecoderHuffmanTree(counts.astype(np.float64))
-            queue = constriction.symbol.QueueDecoder(words)
-            indices = np.array([] if left else [queue.decode_symbol(tree) for _ in range(total)], np.int64)
-    except ValueError as error:
-        _refuse_bytes(str(error).rstrip("."))
-    if left or not np.array_equal(np.bincount(indices, minlength=len(counts)), counts):
-        _refuse_bytes(f"{len(data)} bytes in which symbols occur otherwise than the table says")
-    return indices.astype(np.int64)
-
-
-def _huffman_bits(counts: np.ndarray) -> int:
-    """The length of the code of symbols that occur so often."""
-    import constriction
-
-    tree = constriction.symbol.huffman.EncoderHuffmanTree(counts.astype(np.float64))
-    bits = 0
-    for index, count in enumerate(counts.tolist()):
-        queue = constriction.symbol.QueueEncoder()
-        queue.encode_symbol(index, tree)
-        bits += count * queue.get_compressed_and_bitrate()[1]
-    return int(bits)
-
-
-def _model(counts: np.ndarray) -> Any:
-    import constriction
-
-    return constriction.stream.model.Categorical(np.asarray(counts, np.float64), perfect=False)
-
-
-def _packed(numbers: np.ndarray, width: int) -> bytes:
-    """The lowest `width` bits of each number, one behind the other."""
-    shifts = np.arange(width)[::-1]
-    return np.packbits((numbers[:, None] >> shifts & 1).astype(bool)).tobytes()
-
-
-def _unpacked(data: bytes, count: int, width: int) -> np.ndarray:
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * width).reshape(count, width)
-    return bits.astype(np.int64) @ (1 << np.arange(width, dtype=np.int64)[::-1])
+        refuse_bytes(f"bytes that say {count} symbols")

@@ -60,7 +60,7 @@ class Shared:
 
         A code that no weight has is given the first weight, which nobody reads under it.
         """
-        codes = np.where(self.mask, self.codes, len(self.codebook)).ravel()
+        codes = np.where(self.mask, self.codes.astype(np.int64), len(self.codebook)).ravel()
         present, first = np.unique(codes, return_index=True)
         one_of_each = np.zeros(len(self.codebook) + 1, np.int64)
         one_of_each[present] = first
@@ -284,3 +284,17 @@ def shared_now(model: Any, shared: Mapping[str, Shared]) -> dict[str, Shared]:
             refuse(rule, "some that differ", "Call share_weights on this model first, or anew.")
         result[name] = now
     return result
+
+
+def check_sharing(model: Any, shared: Mapping[str, Shared], masks: Masks | None) -> dict[str, Shared]:
+    """`shared_now`, for `fit`: refused also where `masks` would remove a weight that shares a value."""
+    if not isinstance(shared, Mapping) or not all(isinstance(one, Shared) for one in shared.values()):
+        refuse("sharing must be what share_weights gave, by name", type(shared).__name__)
+    now = shared_now(model, shared)
+    kept: Mapping[str, np.ndarray] = {} if masks is None else fitted(model, masks.weights)
+    for name in now:
+        removed = np.count_nonzero(now[name].mask & ~kept[name]) if name in kept else 0
+        if removed:
+            rule = f"sharing must leave out what masks remove from {name!r}"
+            refuse(rule, f"{removed} weights that have a value", "Pass the masks to share_weights.")
+    return now

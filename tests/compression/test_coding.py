@@ -136,7 +136,7 @@ def test_what_cannot_be_coded_is_refused_in_one_sentence(call, sentence):
 
 
 def test_too_many_kinds_of_symbols_are_refused(monkeypatch):
-    monkeypatch.setattr("nnopt_lib.compression.coding._KINDS", 3)
+    monkeypatch.setattr("nnopt_lib.compression.streams.KINDS", 3)
     with pytest.raises(NnoptError) as error:
         encode(np.arange(4))
     assert str(error.value) == "ans codes at most 3 different symbols; received 4. Pass coder='fixed'."

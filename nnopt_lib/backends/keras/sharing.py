@@ -54,9 +54,7 @@ class Regularizer:
     def after_backward(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
         """The gradients, each of a shared value the sum over all weights of its code."""
         kernel_of = {id(kernel.variable): kernel for kernel in self._kernels}
-        pairs = [
-            (g, kernel_of.get(id(variable))) for g, variable in zip(gradients, variables, strict=True)
-        ]
+        pairs = [(g, kernel_of.get(id(variable))) for g, variable in zip(gradients, variables, strict=True)]
         return [g if kernel is None or g is None else kernel.summed(g) for g, kernel in pairs]
 
     def after_step(self, rate: Any) -> None:
