@@ -258,6 +258,25 @@ class ActivationBackend(Protocol):
         """
 
 
+class QuantizationBackend(Protocol):
+    """What `quantization` of both adapters offers."""
+
+    def copy(self, model: Any) -> Any:
+        """A copy that shares nothing with the model."""
+
+    def straight_through(self, model: Any, names: Sequence[str], recipe: Any) -> Any:
+        """Quantization-aware training of the named kernels: a regularizer of a loop."""
+
+    def dynamic(self, model: Any, names: Sequence[str] | None) -> Any:
+        """A copy whose dense layers run int8 kernels."""
+
+    def roundable(self, model: Any, names: Sequence[str]) -> list[str]:
+        """Those of the named kernels whose layers `round_inputs` can reach."""
+
+    def round_inputs(self, model: Any, grids: Mapping[str, Any]) -> None:
+        """Let the layers of these kernels read rounded numbers from now on."""
+
+
 class Stack(Protocol):
     """What `fit_many` gives: trained networks of one description. `histories[i]` belongs to ``seeds[i]``."""
 
@@ -377,6 +396,11 @@ def description_backend_of(model: Any) -> DescriptionBackend:
 def activation_backend_of(model: Any) -> ActivationBackend:
     """The reader of activations of the framework that `model` belongs to."""
     return cast(ActivationBackend, _part(framework_of(model), "activations"))
+
+
+def quantization_backend_of(model: Any) -> QuantizationBackend:
+    """Quantization in the framework that `model` belongs to."""
+    return cast(QuantizationBackend, _part(framework_of(model), "quantization"))
 
 
 def stacks() -> Any:

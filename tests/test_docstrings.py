@@ -13,7 +13,7 @@ MODULES = sorted(
 FRAMEWORK = {m for m in MODULES if m.startswith(("backends.", "models.", "nas.", "training."))} | {
     *("measure.reports", "pruning.checkpoints", "pruning.importance", "pruning.iterative"),
     *("pruning.node_masks", "pruning.penalties", "pruning.prune", "pruning.removal", "pruning.repair"),
-    "pruning.second_order",
+    *("pruning.second_order", "compression.quantized_models"),
 }
 
 

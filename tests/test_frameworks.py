@@ -20,6 +20,7 @@ PARTS = {
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,
     "activations": frameworks.ActivationBackend,
+    "quantization": frameworks.QuantizationBackend,
 }
 
 

@@ -1,9 +1,11 @@
 """Fewer bits and smaller factors: quantization, sharing, coding, files. Chapter 18 teaches it."""
 
+from nnopt_lib.compression.calibration import calibrate
 from nnopt_lib.compression.checkpoints import load_compressed, save_compressed, size_report
 from nnopt_lib.compression.coding import bits_per_symbol, decode, encode, entropy
 from nnopt_lib.compression.positions import gaps, mask_from_gaps
 from nnopt_lib.compression.quantization import Quantization, Quantized, quantize
+from nnopt_lib.compression.quantized_models import quantize_dynamic, quantize_static, quantize_weights
 from nnopt_lib.compression.sensitivity import sensitivity
 from nnopt_lib.compression.sharing import Shared, share, share_weights, shared_now
 
@@ -12,6 +14,7 @@ __all__ = [
     "Quantized",
     "Shared",
     "bits_per_symbol",
+    "calibrate",
     "decode",
     "encode",
     "entropy",
@@ -19,6 +22,9 @@ __all__ = [
     "load_compressed",
     "mask_from_gaps",
     "quantize",
+    "quantize_dynamic",
+    "quantize_static",
+    "quantize_weights",
     "save_compressed",
     "sensitivity",
     "share",

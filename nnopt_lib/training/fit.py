@@ -14,6 +14,8 @@ import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.compression.sharing import Shared, check_sharing
+from nnopt_lib.compression.quantization import Quantization
+from nnopt_lib.compression.quantized_models import straight_through
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
     Stack,
@@ -68,6 +70,7 @@ def fit(
     penalty: Penalty | None = None,
     distillation: Distillation | None = None,
     sharing: Mapping[str, Shared] | None = None,
+    quantization: Quantization | None = None,
 ) -> History:
     """Train `model` in place by `training` and return its `History`.
 
@@ -82,9 +85,12 @@ def fit(
         distillation: a teacher to learn from, beside the labels (chapter 18); validation losses are without it.
         sharing: what `share_weights` gave for this model: weights of one value stay equal, to the last bit,
             and move by the sum of their gradients (Han et al. 2016, section 3); what it removed stays 0.
+        quantization: the grids that kernels are trained for, straight through their rounding (chapter 18);
+            afterwards, and in validation, the weights lie on them. The masks' zeros stay zeros.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
-    examples, early stopping without validation data, a device that is not there, nothing to train.
+    examples, early stopping without validation data, a device that is not there, nothing to train, gates
+    together with quantization.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -93,6 +99,9 @@ def fit(
         [1, 2]
     """
     check_data(data, training)
+    if penalty is not None and penalty.kind == "l0" and quantization is not None:
+        rule = "gates and quantization each put other weights into the forward pass"
+        refuse(rule, "penalty='l0' and quantization", "Leave one out.")
     adapter = training_backend_of(model)
     # Before seeding: whatever a teacher draws, the student's training is not moved by it.
     taught = None if distillation is None else lesson(distillation, data)
@@ -108,6 +117,8 @@ def fit(
             regularizers.append(penalty_backend_of(model).regularizer(model, penalty, training, seed))
         if shared is not None:
             regularizers.append(sharing_backend_of(model).regularizer(model, shared))
+        if quantization is not None:  # last: a penalty's threshold acts on the float weights
+            regularizers.append(straight_through(model, quantization))
         learner = adapter.learner(model, data, training, optimizer, regularizers, device, objective)
         return train(learner, [data], training, [seed])[0]
     finally:
