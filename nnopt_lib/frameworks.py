@@ -74,9 +74,10 @@ class TrainingBackend(Protocol):
     ) -> Learner:
         """The model in training, on the device.
 
-        `objective` gives the loss in place of cross-entropy: by `targets` of the examples of a batch, then,
-        called with (model, x, y, targets), the logits and the mean loss. Each of `regularizers`, in this order at every step, is called by `before` (the forward pass), `loss`
-        (what it adds), `after_backward` (gradients) and `after_step` (at this learning rate).
+        `objective` gives the loss in place of cross-entropy: by `targets` of a batch's examples, then, called
+        with (model, x, y, targets), logits and mean loss. Each of `regularizers`, in this order at every
+        step, is called by `before` (the forward pass), `loss` (what it adds), `after_backward` (gradients)
+        and `after_step` (at this learning rate).
         """
 
     def predict(self, model: Any, x: np.ndarray, batch_size: int, device: str | None) -> np.ndarray:
@@ -134,9 +135,7 @@ class SharingBackend(Protocol):
 class DistillationBackend(Protocol):
     """What `distillation` of both adapters offers: learning from a teacher's answers."""
 
-    def loss(
-        self, student_logits: Any, teacher_logits: Any, y: Any, temperature: float, alpha: float
-    ) -> Any:
+    def loss(self, student_logits: Any, teacher_logits: Any, y: Any, temperature: float, alpha: float) -> Any:
         """The mean loss of a batch, a scalar with a gradient."""
 
     def layer_outputs(
@@ -327,7 +326,7 @@ def framework_of(model: Any) -> str:
 
 
 def framework_of_tensor(tensor: Any) -> str:
-    """``"torch"`` for a `torch.Tensor`, ``"keras"`` for TensorFlow's and Keras's; anything else is refused."""
+    """``"torch"`` for a `torch.Tensor`, ``"keras"`` for TensorFlow's and Keras's; others are refused."""
     packages = {base.__module__.split(".")[0] for base in type(tensor).__mro__}
     for package, framework in (("torch", "torch"), ("tensorflow", "keras"), ("keras", "keras")):
         if package in packages:

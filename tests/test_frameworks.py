@@ -16,6 +16,7 @@ PARTS = {
     "masks": frameworks.MaskBackend,
     "penalties": frameworks.PenaltyBackend,
     "sharing": frameworks.SharingBackend,
+    "distillation": frameworks.DistillationBackend,
     "describe": frameworks.DescriptionBackend,
     "removal": frameworks.RemovalBackend,
     "gradients": frameworks.GradientBackend,

@@ -213,7 +213,7 @@ def _bars(
     label: str = "label",
     stacked: bool = False,
 ) -> None:
-    """Horizontal bars, labels on the left; `fields` maps fields to names: side by side or, `stacked`, one whole."""
+    """Horizontal bars, labels on the left; `fields` maps fields to names; `stacked`: parts of a whole."""
     thickness = 0.8 if stacked else 0.8 / len(fields)  # of a row's height of 1; the rest sets them apart
     ends = [0.0] * len(rows)
     for index, (field, name) in enumerate(fields.items()):

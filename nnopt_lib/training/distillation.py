@@ -81,7 +81,7 @@ def distillation_loss(
     """Mean loss of a batch in a loop of one's own: (1 - alpha) CE + alpha T² KL(teacher_T || student_T).
 
     Parameters:
-        student_logits: torch or TensorFlow tensor, (examples, classes); the loss is a scalar of its framework.
+        student_logits: torch or TensorFlow tensor, (examples, classes), as the loss is then.
         teacher_logits: the same shape, a tensor or an array; no gradient goes through it.
         y: the true classes, whole numbers, (examples,).
         temperature: above 0. T² keeps the gradient's size: for large T it goes to that of half the mean
@@ -98,7 +98,7 @@ def distillation_loss(
     """
     _check(temperature, alpha)
     framework = framework_of_tensor(student_logits)
-    shapes = [tuple(getattr(logits, "shape", np.shape(logits))) for logits in (student_logits, teacher_logits)]
+    shapes = [tuple(np.shape(logits)) for logits in (student_logits, teacher_logits)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 2:
         rule = "logits of student and teacher must have one shape, (examples, classes)"
         refuse(rule, f"{shapes[0]} and {shapes[1]}")

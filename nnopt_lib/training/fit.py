@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from nnopt_lib.checks import check_int, refuse
-from nnopt_lib.compression.sharing import Shared, check_sharing
 from nnopt_lib.compression.quantization import Quantization
 from nnopt_lib.compression.quantized_models import straight_through
+from nnopt_lib.compression.sharing import Shared, check_sharing
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
     Stack,
@@ -82,7 +82,7 @@ def fit(
         device: ``"auto"`` (CUDA, MPS, CPU), ``"cpu"``, ``"cuda"`` or ``"mps"``; the model stays there.
         masks: removed weights, held at 0 throughout (chapter 09).
         penalty: sparsifying regularization (chapter 08); validation losses are without it.
-        distillation: a teacher to learn from, beside the labels (chapter 18); validation losses are without it.
+        distillation: a teacher to learn from (chapter 18); validation losses are without it.
         sharing: what `share_weights` gave for this model: weights of one value stay equal, to the last bit,
             and move by the sum of their gradients (Han et al. 2016, section 3); what it removed stays 0.
         quantization: the grids that kernels are trained for, straight through their rounding (chapter 18);

@@ -87,9 +87,7 @@ def layer_outputs(
 class Objective:
     """A lesson as the loss of a student's training; `variables` are the maps, trained beside it."""
 
-    def __init__(
-        self, lesson: Lesson, maps: Sequence[np.ndarray], training: Training
-    ) -> None:
+    def __init__(self, lesson: Lesson, maps: Sequence[np.ndarray], training: Training) -> None:
         self._recipe = lesson.recipe
         self._names = [name for name, _ in lesson.recipe.hidden]
         self._targets = [lesson.logits, *(np.moveaxis(array, 1, -1) for array in lesson.hidden)]
