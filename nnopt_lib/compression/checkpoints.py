@@ -47,11 +47,12 @@ def save_compressed(
         coder: of codes and positions: ``"ans"``, ``"huffman"`` or None, whole numbers of equal bits.
         example_input: as in `describe`, for a torch module that `build` did not make.
 
-    What is in the file is what the model has, to the last bit: the file loses nothing, so prune, share,
-    quantize or round first. Each array is written in the shortest of these ways: all numbers; positions and
-    numbers of what is not 0; positions, codes and a list of the different numbers (what `share_weights` makes
-    short). Numbers take 16 bits where that changes none of them, 32 otherwise. A description goes with them,
-    so that `load_compressed` can build the network; one that `NetSpec` has no words for goes without.
+    What is in the file is what the model has, to the last bit (-0.0 becomes 0): the file loses nothing, so
+    prune, share, quantize or round first. Each array is written in the shortest of these ways: all numbers;
+    positions and numbers of what is not 0; positions, codes and a list of the different numbers (what
+    `share_weights` makes short). Numbers take 16 bits where that changes none of them, 32 otherwise. A
+    description goes with them, so that `load_compressed` can build the network; one that `NetSpec` has no
+    words for goes without.
 
     One safetensors file, whole or not at all: the packed bytes, and JSON that tells what they are. Errors: an
     unknown coder; weights that are not those that `quantized` gives. Chapter 18 uses it.

@@ -5,6 +5,7 @@ Models stay as they are; results are copies. Chapter 18 teaches them; `fit(quant
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def quantize_weights(
     quantized = {
         name: quantize(kernel, layer=name, **options) for name, kernel in ranked_weights(model, names).items()
     }
-    small = quantization_backend_of(model).copy(model)
+    small = copy.deepcopy(model)
     weights = {name: each.dequantize() for name, each in quantized.items()}
     backend_of(small).set_weights(small, {**backend_of(small).get_weights(small), **weights})
     return small, quantized
@@ -104,8 +105,9 @@ def quantize_static(
     """
     Quantization(bits)
     small, quantized = quantize_weights(model, bits=bits, names=names)
-    adapter, activations = quantization_backend_of(small), activation_backend_of(model)
-    candidates = adapter.roundable(small, list(quantized))
+    activations = activation_backend_of(model)
+    # PyTorch's attention has weights of other names, and is called with several inputs.
+    candidates = [name for name in quantized if name.rpartition("/")[2] == "kernel"]
     reasons = activations.readable(model, candidates, x) if candidates else {}
     options: dict[str, Any] = {"bits": bits, "scheme": "affine"}
     ranges = {
@@ -116,7 +118,7 @@ def quantize_static(
         if reason is None
     }
     grids = {name: quantize(np.zeros(1), clip=ends, **options) for name, ends in ranges.items()}
-    adapter.round_inputs(small, grids)
+    quantization_backend_of(small).round_inputs(small, grids)
     return small, ranges
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from nnopt_lib.adapters import Stack
 from nnopt_lib.checks import check_int, refuse
 from nnopt_lib.compression.quantization import Quantization
 from nnopt_lib.compression.quantized_models import straight_through
 from nnopt_lib.compression.sharing import Shared, check_sharing
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
-    Stack,
     penalty_backend_of,
     sharing_backend_of,
     stacks,
@@ -90,7 +90,7 @@ def fit(
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
     examples, early stopping without validation data, a device that is not there, nothing to train, gates
-    together with quantization.
+    or sharing together with quantization.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -99,9 +99,10 @@ def fit(
         [1, 2]
     """
     check_data(data, training)
-    if penalty is not None and penalty.kind == "l0" and quantization is not None:
-        rule = "gates and quantization each put other weights into the forward pass"
-        refuse(rule, "penalty='l0' and quantization", "Leave one out.")
+    other = "sharing" if sharing is not None else "penalty='l0'" if penalty and penalty.kind == "l0" else ""
+    if other and quantization is not None:
+        rule = "quantization puts weights of its own into the forward pass, as gates and sharing do"
+        refuse(rule, f"quantization and {other}", "Leave one out.")
     adapter = training_backend_of(model)
     # Before seeding: whatever a teacher draws, the student's training is not moved by it.
     taught = None if distillation is None else lesson(distillation, data)

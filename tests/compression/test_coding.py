@@ -100,6 +100,15 @@ def test_bytes_that_are_not_whole_are_refused_or_give_as_many_symbols(coder):
     assert refused > len(data)  # at least what was cut off
 
 
+@pytest.mark.parametrize("coder", CODERS)
+def test_bytes_behind_the_last_symbol_are_refused(coder):
+    data = encode(np.random.default_rng(4).geometric(0.3, 500), coder)
+    for more in (b"\1\1\1\1", b"\1" * 8):
+        with pytest.raises(NnoptError) as error:
+            decode(data + more)
+        assert str(error.value).startswith(WHOLE)
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [

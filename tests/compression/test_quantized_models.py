@@ -169,17 +169,19 @@ def test_options_out_of_range_are_refused_before_anything_runs(framework):
 
 
 @both
-def test_gates_and_quantization_together_are_refused(framework):
+def test_what_puts_other_weights_into_the_forward_pass_is_refused_beside_quantization(framework):
     model = nnopt.build(MLP, framework)
-    with pytest.raises(NnoptError) as error:
-        nnopt.fit(
-            model,
-            arrays(),
-            nnopt.Training(),
-            penalty=nnopt.Penalty("l0", 0.1),
-            quantization=nnopt.compression.Quantization(),
+    start = nnopt.get_weights(model)
+    others = {
+        "penalty='l0'": {"penalty": nnopt.Penalty("l0", 0.1)},
+        "sharing": {"sharing": nnopt.compression.share_weights(nnopt.build(MLP, framework), bits=2)},
+    }
+    for other, option in others.items():
+        with pytest.raises(NnoptError) as error:
+            recipe = nnopt.compression.Quantization()
+            nnopt.fit(model, arrays(), nnopt.Training(), quantization=recipe, **option)
+        assert str(error.value) == (
+            "quantization puts weights of its own into the forward pass, as gates and sharing do; received "
+            f"quantization and {other}. Leave one out."
         )
-    assert str(error.value) == (
-        "gates and quantization each put other weights into the forward pass; received penalty='l0' and "
-        "quantization. Leave one out."
-    )
+    assert all(np.array_equal(start[name], value) for name, value in nnopt.get_weights(model).items())

@@ -171,3 +171,10 @@ def test_a_score_that_is_no_number_and_weights_that_are_not_finite_are_refused()
     with pytest.raises(NnoptError) as error:
         sensitivity(model, lambda model: 1)
     assert str(error.value) == "weights to scan must be finite; 'dense_1/kernel'; received NaN or infinity."
+
+
+@pytest.mark.torch
+def test_a_vector_that_is_named_can_be_pruned_and_goes_by_its_whole_name():
+    rows, seen = seen_by(model_of("torch")[0], methods={"pruned": [0.5]}, names=["dense_1/bias"])
+    assert [row["layer"] for row in rows] == ["dense_1/bias"]
+    assert (seen[0]["dense_1/bias"] == 0).tolist().count(True) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy as copying
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +21,6 @@ from nnopt_lib.compression.quantization import (
     check_finite,
     matrix_shape,
 )
-
-
-def copy(model: keras.Model) -> keras.Model:
-    """A copy that shares nothing with `model`: through Keras's own file, as `copy.deepcopy` makes it."""
-    return copying.deepcopy(model)
-
 
 # ---------------------------------------------------------------- training
 
@@ -128,7 +122,7 @@ def dynamic(model: keras.Model, names: Sequence[str] | None) -> keras.Model:
         refuse(rule, ", ".join(foreign) or "a model without any", f"It has {', '.join(known) or 'none'}.")
     for name in names or known:
         check_finite(keras.ops.convert_to_numpy(variables[name][0]), name)
-    small = copy(model)
+    small = copy.deepcopy(model)
     chosen = {id(variables_of(small)[name][1]) for name in names or known}
     small.quantize("int8", filters=lambda layer: id(layer) in chosen)
     return small
@@ -155,8 +149,3 @@ def _rounding(call: Callable[..., Any], grid: Quantized) -> Callable[..., Any]:
         return call((codes - zero_point) * scale, *args, **kwargs)
 
     return rounding
-
-
-def roundable(model: keras.Model, names: Sequence[str]) -> list[str]:
-    """Those of the named kernels whose layers `round_inputs` can reach."""
-    return list(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy as copying
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,11 +25,6 @@ from nnopt_lib.compression.quantization import (
 # fbgemm adds products of 8 by 8 bits in pairs of 16 where a processor has no int8 instructions, which may
 # overflow; inputs of 7 bits cannot, and give the same numbers on every machine.
 SEVEN_BITS = True
-
-
-def copy(model: nn.Module) -> nn.Module:
-    """A copy that shares nothing with `model`."""
-    return copying.deepcopy(model)
 
 
 # ---------------------------------------------------------------- training
@@ -141,7 +136,7 @@ class Int8Linear(nn.Module):
 
 def dynamic(model: nn.Module, names: Sequence[str] | None) -> nn.Module:
     """A copy whose dense layers run int8 kernels: all, or those whose kernels are named."""
-    small = copy(model)
+    small = copy.deepcopy(model)
     tensors = dict(canonical_tensors(small))
     # Of exactly this type: attention multiplies by the weight of its own kind without calling the layer.
     places = [
@@ -186,10 +181,3 @@ def round_inputs(model: nn.Module, grids: Mapping[str, Quantized]) -> None:
     for name, owners in _owners(model, list(grids)).items():
         for layer, _ in owners:
             layer.register_forward_pre_hook(_RoundInput(grids[name]))
-
-
-def roundable(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Those of the named kernels whose layers `round_inputs` can reach: dense and convolution layers."""
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    owners = _owners(model, names)
-    return [name for name in names if all(isinstance(layer, kinds) for layer, _ in owners[name])]

@@ -36,7 +36,7 @@ def normed(draw):
 
 @pytest.mark.torch
 @given(normed(), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_folded_equals_unfolded_on_random_networks(spec, seed):
     weights = drawn_weights(spec, seed)
     kept = {name: value.copy() for name, value in weights.items()}
@@ -52,7 +52,7 @@ def test_folded_equals_unfolded_on_random_networks(spec, seed):
 
 @pytest.mark.keras
 @given(normed())
-@settings(max_examples=examples_in_keras(60), deadline=None)
+@settings(max_examples=examples_in_keras(20), deadline=None)
 def test_folded_equals_unfolded_in_keras(spec):
     weights = drawn_weights(spec)
     folded = nnopt.fold_batchnorm(spec, weights)
