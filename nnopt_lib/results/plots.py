@@ -86,14 +86,9 @@ def _pairs(
 
 def _wide_line(axes: Axes, center: float, half_width: float, y: float) -> None:
     """A pale horizontal line behind a mark, from one end of its band to the other."""
-    axes.plot(
-        [center - half_width, center + half_width],
-        [y, y],
-        color=COLORS[1],
-        linewidth=4 * line_width(),
-        alpha=0.3,
-        solid_capstyle="butt",  # round ends would reach beyond the band
-    )
+    ends = [center - half_width, center + half_width]
+    # Round ends would reach beyond the band.
+    axes.plot(ends, [y, y], color=COLORS[1], linewidth=4 * line_width(), alpha=0.3, solid_capstyle="butt")
 
 
 def _curves(
