@@ -116,10 +116,10 @@ class Lesson:
     def objective(self, model: Any, data: Data, training: Any, seed: int, optimizer: Any) -> Any:
         """What the student is trained by; refused where its outputs do not fit the teacher's."""
         x = data.x_train[:1]
-        outputs = training_backend_of(model).predict(model, x, 1, None)
-        if outputs.shape[1:] != self.logits.shape[1:]:
+        logits = training_backend_of(model).predict(model, x, 1, None)
+        if logits.shape[1:] != self.logits.shape[1:]:
             rule = "teacher and student must give equally many outputs"
-            refuse(rule, f"{_size(self.logits)} and {_size(outputs)}")
+            refuse(rule, f"{_size(self.logits)} and {_size(logits)}")
         adapter = distillation_backend_of(model)
         names = [name for name, _ in self.recipe.hidden]
         read = adapter.layer_outputs(model, names, x, 1)
@@ -128,10 +128,10 @@ class Lesson:
             if read[name].shape[2:] != target.shape[2:]:
                 rule = f"hidden layers {self.recipe.hidden[index]} must have equal sizes in space"
                 refuse(rule, f"{read[name].shape[2:]} and {target.shape[2:]}")
-            inputs, outputs_ = read[name].shape[1], target.shape[1]
-            bound = np.sqrt(6 / (inputs + outputs_))
+            shape = read[name].shape[1], target.shape[1]
+            bound = np.sqrt(6 / sum(shape))  # Glorot's, as kernels begin
             # A generator of its own: the student's is not drawn from.
-            drawn = np.random.default_rng([seed, index]).uniform(-bound, bound, (inputs, outputs_))
+            drawn = np.random.default_rng([seed, index]).uniform(-bound, bound, shape)
             maps.append(drawn.astype(np.float32))
         return adapter.objective(model, self, maps, training, optimizer)
 

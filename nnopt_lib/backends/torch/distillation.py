@@ -28,10 +28,10 @@ def loss(
     labels = F.cross_entropy(student_logits, y)
     if alpha == 0:  # nothing is added, so that not a bit differs from plain training
         return labels
-    teacher_logits = torch.as_tensor(teacher_logits, device=student_logits.device).detach()
-    student, teacher = (
-        F.log_softmax(logits.float() / temperature, 1) for logits in (student_logits, teacher_logits)
-    )
+    half = student_logits.dtype.itemsize < 4  # in which small probabilities are lost
+    student = F.log_softmax((student_logits.float() if half else student_logits) / temperature, 1)
+    teacher = torch.as_tensor(teacher_logits).detach().to(student)
+    teacher = F.log_softmax(teacher / temperature, 1)
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return (1 - alpha) * labels + alpha * temperature**2 * divergence
 
