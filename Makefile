@@ -34,6 +34,7 @@ benchmark: setup  ## print timings side by side; equal results are checked first
 	PYTHONPATH=. .venv/bin/python tests/benchmarks/second_order.py
 	.venv/bin/python -m tests.benchmarks.labs
 	.venv/bin/python tests/benchmarks/search.py
+	.venv/bin/python tests/benchmarks/formats.py
 
 clean:  ## remove what was made, except .venv and the computed rows in build/store
 	find build -mindepth 1 -maxdepth 1 ! -name store -exec rm -rf {} + 2>/dev/null || true

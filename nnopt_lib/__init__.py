@@ -30,6 +30,8 @@ _HOME = {
     "structure.edits.connect": ["connect"],
     "structure.edits.widen": ["widen"],
     "structure.edits.shrink": ["shrink"],
+    "structure.edits.factorize": ["factorize"],
+    "structure.edits.fold": ["fold_batchnorm"],
     "structure.coupling": ["couple"],
     "models.describe": ["describe"],
     "models.channels": ["channel_rule"],

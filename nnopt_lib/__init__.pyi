@@ -58,6 +58,8 @@ from nnopt_lib.structure.classics import mnist1d_mlp as mnist1d_mlp
 from nnopt_lib.structure.coupling import couple as couple
 from nnopt_lib.structure.edits.connect import connect as connect
 from nnopt_lib.structure.edits.deepen import deepen as deepen
+from nnopt_lib.structure.edits.factorize import factorize as factorize
+from nnopt_lib.structure.edits.fold import fold_batchnorm as fold_batchnorm
 from nnopt_lib.structure.edits.shrink import shrink as shrink
 from nnopt_lib.structure.edits.widen import widen as widen
 from nnopt_lib.structure.families import densenet as densenet
@@ -103,6 +105,8 @@ __all__ = [
     "connect",
     "widen",
     "shrink",
+    "factorize",
+    "fold_batchnorm",
     "couple",
     "channel_rule",
     "describe",

@@ -161,6 +161,7 @@ def _half(setting: Setting) -> dict[str, float]:
 
 def _kept_of_models(folder: Path) -> Iterator[Kept]:
     from nnopt_lib import build, get_weights, load_small, mlp, prune, remove_nodes, save_small
+    from nnopt_lib.compression import load_compressed, save_compressed, share_weights
     from nnopt_lib.pruning.masks import Masks
 
     model = build(mlp((8,), inputs=4, outputs=2))
@@ -174,6 +175,14 @@ def _kept_of_models(folder: Path) -> Iterator[Kept]:
         "recipes",
         small,
         lambda: {name: value.tolist() for name, value in get_weights(load_small(small)).items()},
+    )
+    compressed = folder / "compressed.safetensors"
+    share_weights(model, bits=2)
+    save_compressed(model, compressed)
+    yield Kept(
+        "compressed",
+        compressed,
+        lambda: {name: value.tolist() for name, value in get_weights(load_compressed(compressed)).items()},
     )
 
 

@@ -11,9 +11,17 @@ MODULES = sorted(
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts) for path in LIBRARY.rglob("[a-z]*.py")
 )
 FRAMEWORK = {m for m in MODULES if m.startswith(("backends.", "models.", "nas.", "training."))} | {
-    *("measure.reports", "pruning.checkpoints", "pruning.importance", "pruning.iterative"),
+    *(
+        "formats.compare",
+        "formats.layers",
+        "formats.runners",
+        "measure.reports",
+        "pruning.checkpoints",
+        "pruning.importance",
+        "pruning.iterative",
+    ),
     *("pruning.node_masks", "pruning.penalties", "pruning.prune", "pruning.removal", "pruning.repair"),
-    "pruning.second_order",
+    *("pruning.second_order", "compression.quantized_models"),
 }
 
 

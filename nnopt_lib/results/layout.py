@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Options that are not of one pair of axes but of how many there are, with what they are by default.
 LAYOUTS: dict[str, dict[str, Any]] = {
     "intervals": {"panel": None, "panel_columns": 2, "panel_scales": "shared"},
-    "curves": {"panel": None, "panel_columns": 2, "y_break": None},
+    "curves": {"panel": None, "panel_columns": 2, "panel_scales": "shared", "y_break": None},
     "images": {"columns": 5},
 }
 NARROWEST_PANEL = 2.4  # inches; a grid of narrower ones gets fewer columns
@@ -29,8 +29,8 @@ def draw(figure: Mapping[str, Any], style: str, width_inches: float | None) -> F
     """A matplotlib figure of `figure` (its kind, options and rows) in one of `STYLES`.
 
     Besides the options of its kind: `panel`, a field with small multiples, one for each of its values, in
-    `panel_columns` columns, with the same axes, or in intervals with `panel_scales="own"`, each with its own
-    scale of x; `y_break`, a range of y without points that is left out.
+    `panel_columns` columns, with the same axes, or with `panel_scales="own"` each with its own scale
+    of x; `y_break`, a range of y without points that is left out.
     """
     from matplotlib import rc_context
 

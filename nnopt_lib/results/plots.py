@@ -86,14 +86,9 @@ def _pairs(
 
 def _wide_line(axes: Axes, center: float, half_width: float, y: float) -> None:
     """A pale horizontal line behind a mark, from one end of its band to the other."""
-    axes.plot(
-        [center - half_width, center + half_width],
-        [y, y],
-        color=COLORS[1],
-        linewidth=4 * line_width(),
-        alpha=0.3,
-        solid_capstyle="butt",  # round ends would reach beyond the band
-    )
+    ends = [center - half_width, center + half_width]
+    # Round ends would reach beyond the band.
+    axes.plot(ends, [y, y], color=COLORS[1], linewidth=4 * line_width(), alpha=0.3, solid_capstyle="butt")
 
 
 def _curves(
@@ -204,14 +199,24 @@ def _scale(axes: Axes, x_log: bool, y_log: bool, y_from_zero: bool) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _bars(axes: Axes, rows: Rows, *, fields: Mapping[str, str], x_label: str, label: str = "label") -> None:
-    """A group of horizontal bars per row, labels on the left; `fields` maps fields to names."""
-    thickness = 0.8 / len(fields)  # of a row's height of 1; the rest sets the groups apart
+def _bars(
+    axes: Axes,
+    rows: Rows,
+    *,
+    fields: Mapping[str, str],
+    x_label: str,
+    label: str = "label",
+    stacked: bool = False,
+) -> None:
+    """Horizontal bars, labels on the left; `fields` maps fields to names; `stacked`: parts of a whole."""
+    thickness = 0.8 if stacked else 0.8 / len(fields)  # of a row's height of 1; the rest sets them apart
+    ends = [0.0] * len(rows)
     for index, (field, name) in enumerate(fields.items()):
-        offset = (index - (len(fields) - 1) / 2) * thickness  # the group is centered on its row
-        heights = [y + offset for y in range(len(rows))]
-        values = [row[field] for row in rows]
-        axes.barh(heights, values, thickness * 0.9, color=COLORS[index], hatch=HATCHES[index], label=name)
+        offset = 0.0 if stacked else (index - (len(fields) - 1) / 2) * thickness  # centered on its row
+        heights, values = [y + offset for y in range(len(rows))], [row[field] for row in rows]
+        look: dict[str, Any] = {"color": COLORS[index], "hatch": HATCHES[index], "label": name}
+        axes.barh(heights, values, thickness * 0.9, left=ends, **look)
+        ends = [end + value for end, value in zip(ends, values, strict=True)] if stacked else ends
     _name_rows(axes, [row[label] for row in rows])
     axes.set_xlabel(x_label)
     legend_above(axes)

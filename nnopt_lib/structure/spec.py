@@ -46,7 +46,7 @@ class Node:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(str(self.name)) or self.name == INPUT:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name == INPUT:
             refuse(
                 "a node's name must be letters, digits and _, begin with a letter and not be 'input'",
                 repr(self.name),

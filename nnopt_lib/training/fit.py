@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from nnopt_lib.adapters import Stack
 from nnopt_lib.checks import check_int, refuse
+from nnopt_lib.compression.quantization import Quantization
+from nnopt_lib.compression.quantized_models import straight_through
+from nnopt_lib.compression.sharing import Shared, check_sharing
 from nnopt_lib.frameworks import (
     FRAMEWORKS,
-    Stack,
     penalty_backend_of,
+    sharing_backend_of,
     stacks,
     training_backend,
     training_backend_of,
@@ -65,6 +69,8 @@ def fit(
     masks: Masks | None = None,
     penalty: Penalty | None = None,
     distillation: Distillation | None = None,
+    sharing: Mapping[str, Shared] | None = None,
+    quantization: Quantization | None = None,
 ) -> History:
     """Train `model` in place by `training` and return its `History`.
 
@@ -77,9 +83,14 @@ def fit(
         masks: removed weights, held at 0 throughout (chapter 09).
         penalty: sparsifying regularization (chapter 08); validation losses are without it.
         distillation: a teacher to learn from (chapter 18); validation losses are without it.
+        sharing: what `share_weights` gave for this model: weights of one value stay equal, to the last bit,
+            and move by the sum of their gradients (Han et al. 2016, section 3); what it removed stays 0.
+        quantization: the grids that kernels are trained for, straight through their rounding (chapter 18);
+            afterwards, and in validation, the weights lie on them. The masks' zeros stay zeros.
 
     Equal seeds visit equal batches in both frameworks and in `fit_many`. Errors, before training starts: no
-    examples, early stopping without validation data, a device that is not there, nothing to train.
+    examples, early stopping without validation data, a device that is not there, nothing to train, gates
+    or sharing together with quantization.
 
     Example:
         >>> from nnopt_lib import build, load_data, mlp
@@ -88,18 +99,27 @@ def fit(
         [1, 2]
     """
     check_data(data, training)
+    other = "sharing" if sharing is not None else "penalty='l0'" if penalty and penalty.kind == "l0" else ""
+    if other and quantization is not None:
+        rule = "quantization puts weights of its own into the forward pass, as gates and sharing do"
+        refuse(rule, f"quantization and {other}", "Leave one out.")
     adapter = training_backend_of(model)
     # Before seeding: whatever a teacher draws, the student's training is not moved by it.
     taught = None if distillation is None else lesson(distillation, data)
     seed_everything(seed)
     # In this order: hold and penalty need the optimizer's state, and weights that are on the device.
     optimizer = adapter.optimizer_for(model, data.x_train[:1], training, device)
+    shared = None if sharing is None else check_sharing(model, sharing, masks)
     objective = None if taught is None else taught.objective(model, data, training, seed, optimizer)
     held = None if masks is None else hold(model, masks, optimizer)
     try:
         regularizers = []
         if penalty is not None:
             regularizers.append(penalty_backend_of(model).regularizer(model, penalty, training, seed))
+        if shared is not None:
+            regularizers.append(sharing_backend_of(model).regularizer(model, shared))
+        if quantization is not None:  # last: a penalty's threshold acts on the float weights
+            regularizers.append(straight_through(model, quantization))
         learner = adapter.learner(model, data, training, optimizer, regularizers, device, objective)
         return train(learner, [data], training, [seed])[0]
     finally:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nnopt_lib.adapters import Learner
 from nnopt_lib.checks import refuse
-from nnopt_lib.frameworks import Learner
 from nnopt_lib.measure.statistics import accuracy_and_loss
 from nnopt_lib.training.recipe import History, Training
 

@@ -109,6 +109,8 @@ READ_IN_THE_CHAPTERS = {
     "14-nodes": {"slimming-from-scratch": ["14-slimming-mlp"], "rank-global": ["14-oracle"]},
     # 15: the staircase says what to round to, the latencies what that gave.
     "15-surgery": {"rounded": ["15-staircase", "15-latency"], "masked": ["15-latency"]},
+    # 16: the same layers, timed among others and alone.
+    "16-hardware": {"alone": ["16-times", "16-alone"], "two-four-here": ["16-networks"]},
 }
 
 
@@ -133,7 +135,11 @@ def test_only_what_was_counted_rests_on_no_rows():
         if not record["rests_on"]
     }
     # Counted, not computed from rows; and a number that is quoted only.
-    assert without_rows == {"09-magnitude/counts", "12-second-order/woodfisher-mlp/k-fac"}
+    assert without_rows == {
+        "09-magnitude/counts",
+        "12-second-order/woodfisher-mlp/k-fac",
+        "16-hardware/two-four",
+    }
 
 
 def test_a_fact_that_is_not_so_is_said_and_kept(records, capsys):

@@ -103,6 +103,23 @@ def test_panels_of_intervals_share_a_scale_or_have_their_own():
     assert own[0][0] > -10 and own[1][0] < -51
 
 
+def test_panels_of_curves_share_scales_or_have_their_own_x():
+    rows = [
+        {"method": method, "amount": x, "score": x / 10}
+        for method, amounts in (("pruned", (0.5, 0.9)), ("quantized", (2, 8)))
+        for x in amounts
+    ]
+    options = {"x": "amount", "y": "score", "x_label": "amount", "y_label": "score", "panel": "method"}
+    shared, own = (
+        [axes.get_xlim() for axes in drawn("curves", rows, **options, **more).axes]
+        for more in ({}, {"panel_scales": "own"})
+    )
+    assert shared[0] == shared[1]
+    assert own[0][1] < 1 and own[1][0] > 1
+    pruned, quantized = drawn("curves", rows, panel_scales="own", **options).axes
+    assert pruned.get_ylim() == quantized.get_ylim()  # scores are compared across panels
+
+
 def test_a_sparsity_stands_in_halvings_of_what_is_kept():
     (axes,) = drawn("curves", CURVES[:4], x_halvings=True, **OPTIONS).axes
     assert points(axes) == [[[0, 60], [1, 50], [2, 40], [3, 30]]]

@@ -114,6 +114,17 @@ def test_bars_are_as_long_as_the_fields_say():
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["first", "second"]
 
 
+def test_stacked_bars_begin_where_the_one_before_ends():
+    rows = [{"label": "first", "a": 0.2, "b": 0.7}, {"label": "second", "a": 0.8, "b": 0.3}]
+    options = {"fields": {"a": "values", "b": "positions"}, "x_label": "kB", "stacked": True}
+    axes = draw({"kind": "bars", "rows": rows, "options": options}, "screen", None).axes[0]
+    starts = [[bar.get_x() for bar in bars] for bars in axes.containers]
+    assert starts == [[0, 0], [0.2, 0.8]]
+    assert [[bar.get_width() for bar in bars] for bars in axes.containers] == [[0.2, 0.8], [0.7, 0.3]]
+    middles = [bar.get_y() + bar.get_height() / 2 for bars in axes.containers for bar in bars]
+    assert middles == pytest.approx([0, 1, 0, 1])  # one line for each row
+
+
 def test_a_graph_has_what_reads_what_on_the_left_and_what_is_coupled_on_the_right():
     axes, lines = axes_and_lines("graph")
     ends = [patch.get_path().vertices[[0, -1], 1].tolist() for patch in axes.patches]

@@ -54,6 +54,10 @@ DENSE = Node("a", "dense", "input", {"units": 3})
             "a node's name must be letters, digits and _, begin with a letter and not be 'input'; received '1a'.",
         ),
         (
+            lambda: Node(None, "dense", "input", {"units": 3}),  # as a file may have it
+            "a node's name must be letters, digits and _, begin with a letter and not be 'input'; received None.",
+        ),
+        (
             lambda: Node("a", "dense", "input", {"unit": 3}),
             "node 'a': dense has no option 'unit'. Did you mean 'units'?",
         ),

@@ -61,11 +61,11 @@ def _make_step(
         if beside:
             objective.step(gradients[-len(beside) :], optimizer.learning_rate)
             gradients = gradients[: -len(beside)]
-        if decay:
-            pairs = zip(gradients, model.trainable_variables, strict=True)
-            gradients = [None if g is None else g + decay * v for g, v in pairs]
         for regularizer in regularizers:
             gradients = regularizer.after_backward(gradients, model.trainable_variables)
+        if decay:  # last, as in PyTorch, whose optimizer adds it
+            pairs = zip(gradients, model.trainable_variables, strict=True)
+            gradients = [None if g is None else g + decay * v for g, v in pairs]
         optimizer.apply(gradients, model.trainable_variables)
         for regularizer in regularizers:
             regularizer.after_step(optimizer.learning_rate)
