@@ -138,6 +138,10 @@ def test_only_what_was_counted_rests_on_no_rows():
     assert without_rows == {
         "09-magnitude/counts",
         "12-second-order/woodfisher-mlp/k-fac",
+        "18-compression/ans",
+        "18-compression/dynamic-int8/f1",
+        "18-compression/dynamic-int8/size",
+        "18-compression/dynamic-int8/time",
         "16-hardware/two-four",
     }
 
